@@ -1,0 +1,1 @@
+"""Score, evolve and deploy expert-parallelism load balancers."""

@@ -1,0 +1,28 @@
+"""The user's mistakes, and how a command reports them: one line, exit status 2."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+
+SCORED, REFUSED, MISUSED = 0, 1, 2
+
+
+class UserError(Exception):
+    """Something the user can put right; the message names the file or value and the way out."""
+
+
+def exit_on_user_error(main: Callable[[], int]) -> None:
+    """Run a command's ``main`` and leave with its status; a `UserError` becomes one line and 2."""
+    try:
+        sys.exit(main())
+    except UserError as error:
+        print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
+        sys.exit(MISUSED)
+    except BrokenPipeError:
+        # The reader of our output went away (`… | head`): no one is left to tell.
+        sys.stderr.close()
+        sys.exit(SCORED)
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        sys.exit(130)

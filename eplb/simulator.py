@@ -1,0 +1,39 @@
+"""What a placement does to a load: loads per slot and GPU, balancedness, migrations.
+
+A replica of an expert carries ``load / logcnt``. Everything here is numpy in float64.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from eplb.placement import ExpertPlacement
+
+
+def slot_loads(load: np.ndarray, placement: ExpertPlacement) -> np.ndarray:
+    """[..., layers, slots] float64: tokens per slot, from ``load`` [..., layers, experts]."""
+    per_replica = load / placement.logcnt
+    slots = np.broadcast_to(placement.phy2log, (*load.shape[:-1], placement.phy2log.shape[-1]))
+    return np.take_along_axis(per_replica, slots, axis=-1)
+
+
+def gpu_loads(load: np.ndarray, placement: ExpertPlacement, num_gpus: int) -> np.ndarray:
+    """[..., layers, num_gpus] float64: tokens per GPU, from ``load`` [..., layers, experts]."""
+    slots = slot_loads(load, placement)
+    return slots.reshape(*slots.shape[:-1], num_gpus, -1).sum(axis=-1)
+
+
+def balancedness(loads: np.ndarray) -> float:
+    """Σ_layers mean / Σ_layers max of ``loads`` [layers, units]; 1.0 is perfect.
+
+    The step takes as long as its layers one after the other and each layer as long as its hottest
+    unit, hence sums over layers and not a mean of ratios. No load at all is perfectly balanced.
+    """
+    hottest = float(loads.max(axis=-1).sum())
+    return float(loads.mean(axis=-1).sum()) / hottest if hottest > 0 else 1.0
+
+
+def migrated_experts(before: ExpertPlacement, after: ExpertPlacement, num_gpus: int) -> float:
+    """Experts per layer that some GPU must fetch, since it did not hold them ``before``."""
+    fetched = after.holders(num_gpus) & ~before.holders(num_gpus)
+    return float(fetched.sum()) / fetched.shape[0]
