@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import signal
 import sys
 from collections.abc import Callable
 
@@ -20,9 +22,10 @@ def exit_on_user_error(main: Callable[[], int]) -> None:
         print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
         sys.exit(MISUSED)
     except BrokenPipeError:
-        # The reader of our output went away (`… | head`): no one is left to tell.
-        sys.stderr.close()
-        sys.exit(SCORED)
+        # The reader of our output went away (`… | head`). Python would complain once more when it
+        # flushes at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(128 + signal.SIGPIPE)
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
-        sys.exit(130)
+        sys.exit(128 + signal.SIGINT)

@@ -46,15 +46,15 @@ class Deployment:
         return self.num_groups % self.num_nodes == 0
 
     def check(self, num_experts: int) -> None:
-        """Raise `UserError` for the first rule that ``num_experts`` experts on this deployment break."""
+        """Raise `UserError` for the first rule that this deployment of ``num_experts`` breaks."""
         for name in ("num_replicas", "num_groups", "num_nodes", "num_gpus"):
             if getattr(self, name) < 1:
                 raise UserError(f"{name} is {getattr(self, name)}; it must be at least 1")
         if self.num_replicas < num_experts:
             fits = -(-num_experts // self.num_gpus) * self.num_gpus
             raise UserError(
-                f"num_replicas {self.num_replicas} is fewer than the {num_experts} experts, and every "
-                f"expert needs a slot; the nearest value that works is {fits}"
+                f"num_replicas {self.num_replicas} is fewer than the {num_experts} experts, and "
+                f"every expert needs a slot; the nearest value that works is {fits}"
             )
         _check_multiple("num_replicas", self.num_replicas, "num_gpus", self.num_gpus, num_experts)
         _check_multiple("num_gpus", self.num_gpus, "num_nodes", self.num_nodes, 1)
@@ -93,7 +93,7 @@ class ExpertPlacement:
 
     @classmethod
     def from_phy2log(cls, phy2log: np.ndarray, num_experts: int) -> ExpertPlacement:
-        """Derive the other two maps from ``phy2log`` [layers, num_replicas], with the smallest X."""
+        """Derive the other maps from ``phy2log`` [layers, num_replicas], with the smallest X."""
         phy2log = np.ascontiguousarray(phy2log, dtype=np.int64)
         logcnt = count_replicas(phy2log, num_experts)
         return cls(phy2log, _slots_by_expert(phy2log, logcnt), logcnt)
@@ -176,7 +176,9 @@ def validate(
 def _check_array(name: str, array: np.ndarray, shape: tuple[int | None, ...]) -> None:
     if array.dtype != np.int64:
         raise InvalidPlacement(f"{name} has dtype {array.dtype}; it must be int64")
-    fits = array.ndim == len(shape) and all(want in (None, got) for want, got in zip(shape, array.shape))
+    fits = array.ndim == len(shape) and all(
+        want in (None, got) for want, got in zip(shape, array.shape, strict=False)
+    )
     if not fits:
         wanted = ", ".join("X" if want is None else str(want) for want in shape)
         raise InvalidPlacement(f"{name} has shape {list(array.shape)}; it must be [{wanted}]")
@@ -207,7 +209,7 @@ def _check_counts(logcnt: np.ndarray, counts: np.ndarray) -> None:
 
 
 def _check_slots(log2phy: np.ndarray, truth: ExpertPlacement) -> None:
-    """Compare ``log2phy`` with the true slots, whatever their order and however wide the padding."""
+    """Compare ``log2phy`` with the true slots, whatever their order and the width of padding."""
     used = np.arange(log2phy.shape[2]) < truth.logcnt[:, :, None]
     if log2phy.shape[2] < truth.log2phy.shape[2]:
         layer, expert = np.argwhere(truth.logcnt > log2phy.shape[2])[0]

@@ -1,0 +1,102 @@
+"""What the evaluator and a sandboxed process say to each other.
+
+A control socket carries JSON messages and file descriptors between the evaluator and the zygote.
+Each forked child then has two pipes of its own, on which single bytes say "go" and "done", and two
+shared memories: the window going in and the three maps coming out. Imported by both sides, so it
+uses nothing but numpy and the standard library.
+"""
+
+from __future__ import annotations
+
+import json
+import socket
+
+import numpy as np
+
+GO, STOP = b"g", b"s"
+CONFINED, LOADED, DONE, FAILED = b"C", b"L", b"D", b"F"
+# How much of a failure's text, or of what a program says of its stages, is passed on.
+TEXT_LIMIT = 8192
+
+MAPS = ("phy2log", "log2phy", "logcnt")
+MAX_DIMENSIONS = 3
+# Per map: the number of dimensions, then their sizes.
+HEADER = np.dtype((np.int64, (len(MAPS), 1 + MAX_DIMENSIONS)))
+
+
+def send(control: socket.socket, message: dict, descriptors: tuple[int, ...] = ()) -> None:
+    """Send ``message`` and copies of ``descriptors``."""
+    payload = json.dumps(message).encode()
+    length = len(payload).to_bytes(8, "big")
+    if descriptors:
+        socket.send_fds(control, [length], descriptors)
+    else:
+        control.sendall(length)
+    control.sendall(payload)
+
+
+def receive(control: socket.socket, max_descriptors: int = 0) -> tuple[dict, list[int]]:
+    """Receive one message and its descriptors; raise `EOFError` when the other side is gone."""
+    length, descriptors, _, _ = socket.recv_fds(control, 8, max_descriptors)
+    length += _receive_exactly(control, 8 - len(length)) if length else b""
+    if not length:
+        raise EOFError
+    return json.loads(_receive_exactly(control, int.from_bytes(length, "big"))), descriptors
+
+
+def _receive_exactly(control: socket.socket, size: int) -> bytes:
+    data = bytearray()
+    while len(data) < size:
+        piece = control.recv(min(size - len(data), 1 << 16))
+        if not piece:
+            raise EOFError
+        data += piece
+    return bytes(data)
+
+
+def answer_capacity(layers: int, experts: int, num_replicas: int) -> int:
+    """Bytes that an answer may take: a ``log2phy`` as wide as there are slots is the largest."""
+    cells = layers * (num_replicas + experts * num_replicas + experts)
+    return HEADER.itemsize + 8 * cells
+
+
+def write_maps(memory: memoryview, maps: list[np.ndarray]) -> None:
+    """Write three int64 arrays; raise `ValueError` naming the map that does not fit."""
+    header = np.zeros(HEADER.shape, np.int64)
+    offset = HEADER.itemsize
+    for row, name, array in zip(header, MAPS, maps, strict=True):
+        if array.ndim > MAX_DIMENSIONS or offset + array.nbytes > len(memory):
+            raise ValueError(f"{name} of shape {list(array.shape)} is larger than any valid map")
+        row[0], row[1 : 1 + array.ndim] = array.ndim, array.shape
+        target = np.frombuffer(memory, np.int64, array.size, offset).reshape(array.shape)
+        np.copyto(target, array)
+        offset += array.nbytes
+    np.frombuffer(memory, np.int64, header.size).reshape(header.shape)[:] = header
+
+
+def erase_maps(memory: memoryview) -> None:
+    """Make what stands there unreadable as an answer, so that none is taken for the next one."""
+    memory[: HEADER.itemsize] = b"\xff" * HEADER.itemsize
+
+
+def read_maps(memory: memoryview) -> list[np.ndarray]:
+    """Copy the three arrays out; raise `ValueError` if what stands there is not an answer.
+
+    The other side may be hostile and may write while we read: the header is copied before it is
+    looked at, and every size is checked against the memory.
+    """
+    header = np.frombuffer(memory, np.int64, HEADER.itemsize // 8).reshape(HEADER.shape).tolist()
+    maps = []
+    offset = HEADER.itemsize
+    for dimensions, *sizes in header:
+        if not 0 <= dimensions <= MAX_DIMENSIONS or min(sizes) < 0:
+            raise ValueError("the header of the answer makes no sense")
+        shape = sizes[:dimensions]
+        count = 1
+        for size in shape:
+            count *= size
+        if offset + 8 * count > len(memory):
+            raise ValueError("the answer is larger than its memory")
+        maps.append(np.frombuffer(memory, np.int64, count, offset).reshape(shape).copy())
+        offset += 8 * count
+    return maps

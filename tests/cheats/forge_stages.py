@@ -1,0 +1,20 @@
+"""Claim impossible things of its own stages."""
+
+import torch
+
+
+def rebalance_experts(weight, num_replicas, num_groups, num_nodes, num_gpus):
+    layers, experts = weight.shape
+    slot = torch.arange(num_replicas)
+    phy2log = (slot % experts).repeat(layers, 1)
+    logcnt = torch.bincount(slot % experts).repeat(layers, 1)
+    log2phy = torch.full((layers, experts, -(-num_replicas // experts)), -1)
+    log2phy[:, slot % experts, slot // experts] = slot
+    return phy2log, log2phy, logcnt
+
+
+stage_seconds = {"\x1b[2J" + "x" * 5000: 1.0, "never": float("nan"), "before": -1.0}
+
+
+def run_eplb(weight, num_replicas, num_groups, num_nodes, num_gpus):
+    return rebalance_experts(weight, num_replicas, num_groups, num_nodes, num_gpus)
