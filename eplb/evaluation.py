@@ -8,7 +8,7 @@ failures are the program's and which the user's. Not covered: formulas (`eplb.sc
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -46,12 +46,13 @@ class Settings:
 
 @dataclass(frozen=True)
 class ProgramRun:
-    """One run of a program: checked placements, their scores and times.
+    """One run of a program: its answers, checked, with their scores and times.
 
     seconds: [windows] wall time of each call
     stage_seconds: what the program says of its stages, unchecked
     """
 
+    answers: list[Answer]
     placements: list[ExpertPlacement]
     scores: PlacementScores
     seconds: np.ndarray
@@ -168,15 +169,15 @@ def _checked(
     run: Run, history: History, settings: Settings, earlier: ProgramRun | None
 ) -> ProgramRun:
     """Validate every answer and score the placements; what equals ``earlier`` is not redone."""
+    seconds, stages = np.asarray(run.seconds), dict(run.stage_seconds)
+    if earlier is not None and _same(run.answers, earlier.answers):
+        return replace(earlier, seconds=seconds, stage_seconds=stages)
     placements = [
         _validated(answer, window, settings, history.windows.shape[1:])
         for window, answer in enumerate(run.answers)
     ]
-    if earlier is not None and _same(placements, earlier.placements):
-        scores = earlier.scores
-    else:
-        scores = score_placements(placements, history, settings.deployment)
-    return ProgramRun(placements, scores, np.asarray(run.seconds), dict(run.stage_seconds))
+    scores = score_placements(placements, history, settings.deployment)
+    return ProgramRun(run.answers, placements, scores, seconds, stages)
 
 
 def _validated(
@@ -196,5 +197,9 @@ def _validated(
         raise Refused(f"window {window}: {error}") from error
 
 
-def _same(left: list[ExpertPlacement], right: list[ExpertPlacement]) -> bool:
-    return all(np.array_equal(a.phy2log, b.phy2log) for a, b in zip(left, right))
+def _same(left: list[Answer], right: list[Answer]) -> bool:
+    return len(left) == len(right) and all(
+        np.array_equal(getattr(a, name), getattr(b, name))
+        for a, b in zip(left, right)
+        for name in ("phy2log", "log2phy", "logcnt")
+    )
