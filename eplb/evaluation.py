@@ -141,13 +141,11 @@ def _read_history(settings: Settings, progress: Callable[[float], None]) -> Hist
     """Read the trace and cut it into windows; records after the last whole window are left out."""
     trace = read_trace(settings.trace, lambda done, total: progress(done / total if total else 1.0))
     settings.deployment.check(trace.loads.shape[2])
-    interval = trace.interval(settings.rebalance_interval)
-    if len(trace.loads) // interval < 2:
-        raise UserError(
-            f"{settings.trace} has {len(trace.loads)} records, fewer than two windows of "
-            f"{interval}; record more, or give a smaller --rebalance_interval"
-        )
-    windows = trace.windows(settings.rebalance_interval)
+    try:
+        interval = trace.interval(settings.rebalance_interval)
+    except UserError as error:
+        raise UserError(f"trace {settings.trace}: {error}") from error
+    windows = trace.windows(interval)
     used = trace.loads[: len(windows) * interval]
     return History(used.reshape(len(windows), interval, *used.shape[1:]), windows)
 
