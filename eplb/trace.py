@@ -1,10 +1,33 @@
-"""Load histories in memory and on disk."""
+"""Load histories in memory and on disk: the trace, its windows, reading and writing.
+
+A trace file is one JSON object, the format of the public ``expert-load.json``:
+``{<header fields>, "load_history": [{"logical_expert_load": [[tokens per expert] per layer]}, …]}``.
+Unknown keys, at the top or in a record, are ignored. Reading streams (`eplb.jsonstream`), so that
+a file of hundreds of megabytes costs little more memory than its numbers. Not covered: what a
+placement does to a load (`eplb.simulator`), and the synthetic trace (`eplb.workload_model`).
+"""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import json
+import os
+from array import array
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from typing import Any
 
 import numpy as np
+
+from eplb.errors import UserError
+from eplb.files import replacing
+from eplb.jsonstream import BadJson, items_of
+
+# Records per window of the public file, which does not say so itself.
+PUBLIC_INTERVAL = 100
+
+# More tokens than this in one record are a mistake, and could overflow the sums of windows.
+MOST_TOKENS = 2**40
 
 
 @dataclass(frozen=True)
@@ -31,7 +54,162 @@ class TraceHeader:
 
 @dataclass(frozen=True)
 class Trace:
-    """A recorded load history: ``loads`` [records, layers, experts] integers, tokens per expert."""
+    """A recorded load history: ``loads`` [records, layers, experts] int64, tokens per expert."""
 
     loads: np.ndarray
     header: TraceHeader = TraceHeader()
+
+    def interval(self, rebalance_interval: int | None = None) -> int:
+        """Records per window: the argument, else the header's, else 100 as in the public file.
+
+        Raises `UserError` where that leaves fewer than two windows: one to learn from, one to
+        be judged on.
+        """
+        records = self.loads.shape[0]
+        candidates = (rebalance_interval, self.header.rebalance_interval, PUBLIC_INTERVAL)
+        interval = next(value for value in candidates if value is not None)
+        if interval < 1:
+            raise UserError(f"rebalance_interval is {interval}; it must be at least 1")
+        if records < 2:
+            raise UserError(
+                f"the trace has {records} record and makes no two windows; record for longer"
+            )
+        if records // interval < 2:
+            raise UserError(
+                f"{records} records make {records // interval} whole window at a "
+                f"rebalance_interval of {interval}, and two are needed; "
+                f"the largest value that works is {records // 2}"
+            )
+        return interval
+
+    def windows(self, rebalance_interval: int | None = None) -> np.ndarray:
+        """[windows, layers, experts] int64: sums of ``rebalance_interval`` consecutive records.
+
+        Records left over after the last whole window are dropped. A shorter window would be
+        noisier than the others and yet weigh as much as they do in a mean over windows, so that
+        the score would depend on where the recording happened to stop.
+        """
+        interval = self.interval(rebalance_interval)
+        records, layers, experts = self.loads.shape
+        windows = records // interval
+        whole = self.loads[: windows * interval]
+        return whole.reshape(windows, interval, layers, experts).sum(axis=1, dtype=np.int64)
+
+
+def read_trace(
+    path: str | os.PathLike, progress: Callable[[int, int], None] | None = None
+) -> Trace:
+    """Read a trace file; raise `UserError` with file, record and layer for anything unusable.
+
+    progress: called with (bytes read so far, bytes in the file) now and then
+    """
+    path = Path(path)
+    try:
+        if path.is_dir():
+            raise UserError(f"trace {path} is a directory; name the expert-load.json in it")
+        with path.open("rb") as file:
+            records, header = _read_records(path, items_of(file, "load_history", progress))
+    except FileNotFoundError as error:
+        raise UserError(
+            f"trace {path} does not exist; name an existing file, or write a synthetic one "
+            f"with python -m eplb.workload_model --output {path}"
+        ) from error
+    except OSError as error:
+        raise UserError(f"cannot read trace {path}: {error.strerror}; name a readable file") from error
+    except BadJson as error:
+        raise UserError(f"trace {path} {error}; record or download it again") from error
+    return Trace(np.stack(records).astype(np.int64, copy=False), header)
+
+
+def _read_records(
+    path: Path, items: Iterator[tuple[str, Any]]
+) -> tuple[list[np.ndarray], TraceHeader]:
+    known = {field.name for field in fields(TraceHeader)}
+    header: dict[str, Any] = {}
+    records: list[np.ndarray] = []
+    for key, value in items:
+        if key == "load_history":
+            load = _load_of(value, f"trace {path}: record {len(records)}")
+            if records and load.shape != records[0].shape:
+                raise UserError(
+                    f"trace {path}: record {len(records)} has {load.shape[0]} layers x "
+                    f"{load.shape[1]} experts, record 0 has {records[0].shape[0]} x "
+                    f"{records[0].shape[1]}; every record must have the same shape"
+                )
+            records.append(load)
+        elif key in known:
+            header[key] = value
+    if not records:
+        raise UserError(f"trace {path}: load_history has no records; record a longer history")
+    return records, _checked_header(path, header)
+
+
+def _load_of(record: Any, where: str) -> np.ndarray:
+    """[layers, experts] integers of one record, in four bytes each where they fit."""
+    rows = record.get("logical_expert_load") if isinstance(record, dict) else None
+    if not isinstance(rows, list) or not rows:
+        raise UserError(
+            f'{where} has no "logical_expert_load", a list of layers; '
+            "every record needs one list of token counts per layer"
+        )
+    numbers = array("q")
+    for layer, row in enumerate(rows):
+        if not isinstance(row, list) or not row:
+            raise UserError(f"{where}, layer {layer} is not a list of token counts per expert")
+        if len(row) != len(rows[0]):
+            raise UserError(
+                f"{where}, layer {layer} has {len(row)} experts, layer 0 has {len(rows[0])}; "
+                "every layer must have the same number"
+            )
+        try:
+            numbers.extend(array("q", row))
+        except (TypeError, OverflowError):
+            _check_row(row, f"{where}, layer {layer}")
+    load = np.frombuffer(numbers, dtype=np.int64).reshape(len(rows), -1)
+    # JSON's true passes for the integer 1: look closely at the few rows that could hide one.
+    suspects = (load <= 1).any(axis=1) | (load > MOST_TOKENS).any(axis=1)
+    for layer in np.flatnonzero(suspects):
+        _check_row(rows[layer], f"{where}, layer {layer}")
+    return load.astype(np.int32) if load.max() <= np.iinfo(np.int32).max else load.copy()
+
+
+def _check_row(row: list[Any], where: str) -> None:
+    for expert, tokens in enumerate(row):
+        if type(tokens) is not int:
+            shown = json.dumps(tokens)
+            shown = shown if len(shown) <= 40 else f"{shown[:40]}…"
+            raise UserError(
+                f"{where}, expert {expert} is {shown}; token counts must be integers from 0 on"
+            )
+        if tokens < 0 or tokens > MOST_TOKENS:
+            raise UserError(
+                f"{where}, expert {expert} is {tokens}; token counts must be from 0 to {MOST_TOKENS}"
+            )
+
+
+def _checked_header(path: Path, header: dict[str, Any]) -> TraceHeader:
+    for field in fields(TraceHeader):
+        value = header.get(field.name)
+        if value is None:
+            continue
+        if "str" in field.type:
+            if not isinstance(value, str):
+                raise UserError(f"trace {path}: {field.name} is {json.dumps(value)}; it must be text")
+        elif type(value) is not int or value < (0 if field.name == "seed" else 1):
+            raise UserError(
+                f"trace {path}: {field.name} is {json.dumps(value)}; it must be a positive integer"
+            )
+    return TraceHeader(**header)
+
+
+def write_trace(path: str | os.PathLike, trace: Trace) -> None:
+    """Write ``trace`` to ``path``, whole or not at all: one record a line, no spaces."""
+    known = {key: value for key, value in asdict(trace.header).items() if value is not None}
+    head = json.dumps(known | {"load_history": []}, ensure_ascii=False)
+    with replacing(path) as partial, partial.open("w", encoding="utf-8", newline="\n") as file:
+        file.write(head.removesuffix("]}"))
+        for index, load in enumerate(trace.loads):
+            record = {"logical_expert_load": load.tolist()}
+            file.write(",\n" if index else "\n")
+            file.write(json.dumps(record, separators=(",", ":")))
+        file.write("\n]}\n")

@@ -1,0 +1,203 @@
+"""Measure one program on one trace, from start to finish.
+
+Covered: the order of things (sandbox, trace, seed, program), checking every answer, and which
+failures are the program's and which the user's. Not covered: formulas (`eplb.scoring`) and files
+(`eplb.results`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+import numpy as np
+
+from eplb.errors import UserError
+from eplb.paths import project_file
+from eplb.placement import Deployment, ExpertPlacement, InvalidPlacement, validate
+from eplb.runner import Answer, Refused, Run, Sandbox
+from eplb.scoring import History, PlacementScores, score_placements
+from eplb.trace import read_trace
+
+# Windows that the seed answers for its time alone; its own scores need the whole history.
+SEED_WINDOWS = 3
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What to evaluate and how.
+
+    rebalance_interval: records per window; None for the trace's own
+    repeats: runs of the program, each in a fresh process
+    timeout: seconds that one run may take
+    seed_history: score the seed on the whole history too, to compare with
+    """
+
+    program: Path
+    trace: Path
+    deployment: Deployment = field(default_factory=Deployment)
+    rebalance_interval: int | None = None
+    repeats: int = 3
+    require_locality: bool = False
+    timeout: float = 60.0
+    seed_history: bool = False
+
+
+@dataclass(frozen=True)
+class ProgramRun:
+    """One run of a program: its answers, checked, with their scores and times.
+
+    seconds: [windows] wall time of each call
+    stage_seconds: what the program says of its stages, unchecked
+    """
+
+    answers: list[Answer]
+    placements: list[ExpertPlacement]
+    scores: PlacementScores
+    seconds: np.ndarray
+    stage_seconds: dict[str, float]
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """What was measured. ``refusal`` says why a program has no score; ``runs`` is empty then.
+
+    seed_seconds: [calls] wall time of each call of the seed program
+    seed_scores: the seed's scores, if `Settings.seed_history` asked for them
+    """
+
+    settings: Settings
+    history: History
+    isolation: str
+    seed_seconds: np.ndarray
+    seed_scores: PlacementScores | None
+    runs: list[ProgramRun] = field(default_factory=list)
+    refusal: str | None = None
+
+    @property
+    def seconds(self) -> np.ndarray:
+        """[repeats, windows] wall time of each call of the program."""
+        return np.array([run.seconds for run in self.runs])
+
+
+def evaluate(settings: Settings, progress: Callable[[float], None]) -> Evaluation:
+    """Measure ``settings.program``; ``progress`` is told the share of the work that is done.
+
+    Raises `UserError` for what the user can put right. What the program does wrong is in the
+    result's ``refusal``.
+    """
+    _check_program(settings.program)
+    _check_locality(settings)
+    steps = settings.repeats + 2
+    with Sandbox(settings.timeout) as sandbox:
+        # The sandbox imports torch in the meantime.
+        history = _read_history(settings, lambda share: progress(share / steps))
+        seed_run = _run_seed(sandbox, history, settings)
+        progress(2 / steps)
+        runs: list[ProgramRun] = []
+        refusal = None
+        try:
+            for repeat in range(settings.repeats):
+                run = sandbox.run(settings.program, history.seen, settings.deployment)
+                runs.append(_checked(run, history, settings, runs[-1] if runs else None))
+                progress((3 + repeat) / steps)
+        except Refused as error:
+            runs, refusal = [], str(error)
+        return Evaluation(
+            settings=settings,
+            history=history,
+            isolation=sandbox.isolation,
+            seed_seconds=seed_run.seconds,
+            seed_scores=seed_run.scores if settings.seed_history else None,
+            runs=runs,
+            refusal=refusal,
+        )
+
+
+def _check_program(program: Path) -> None:
+    if program.is_dir():
+        raise UserError(f"{program} is a folder; --program_path names one Python file")
+    if not program.is_file():
+        raise UserError(f"there is no program {program}; --program_path names one Python file")
+    try:
+        program.open("rb").close()
+    except OSError as error:
+        raise UserError(f"cannot read the program {program}: {error.strerror}") from error
+
+
+def _check_locality(settings: Settings) -> None:
+    deployment = settings.deployment
+    if settings.require_locality and deployment.num_nodes > 0 and not deployment.can_be_node_local:
+        nearest = -(-deployment.num_groups // deployment.num_nodes) * deployment.num_nodes
+        raise UserError(
+            f"--locality require needs whole groups per node, and num_groups {deployment.num_groups} "
+            f"is not a multiple of num_nodes {deployment.num_nodes}; the nearest value that works "
+            f"is {nearest}, or use --locality report"
+        )
+
+
+def _read_history(settings: Settings, progress: Callable[[float], None]) -> History:
+    """Read the trace and cut it into windows; records after the last whole window are left out."""
+    trace = read_trace(settings.trace, lambda done, total: progress(done / total if total else 1.0))
+    settings.deployment.check(trace.loads.shape[2])
+    try:
+        interval = trace.interval(settings.rebalance_interval)
+    except UserError as error:
+        raise UserError(f"trace {settings.trace}: {error}") from error
+    windows = trace.windows(interval)
+    used = trace.loads[: len(windows) * interval]
+    return History(used.reshape(len(windows), interval, *used.shape[1:]), windows)
+
+
+def _run_seed(sandbox: Sandbox, history: History, settings: Settings) -> ProgramRun:
+    """Run the seed before any process of the program exists that could slow it down."""
+    windows = history.seen if settings.seed_history else history.seen[:SEED_WINDOWS]
+    try:
+        run = sandbox.run(project_file("initial.py"), windows, settings.deployment)
+    except Refused as error:
+        raise UserError(
+            f"the seed program, which the speed is measured against, failed on {settings.trace} "
+            f"({error}); give it more time with --timeout if it was too slow"
+        ) from error
+    return _checked(run, history, settings, None)
+
+
+def _checked(
+    run: Run, history: History, settings: Settings, earlier: ProgramRun | None
+) -> ProgramRun:
+    """Validate every answer and score the placements; what equals ``earlier`` is not redone."""
+    seconds, stages = np.asarray(run.seconds), dict(run.stage_seconds)
+    if earlier is not None and _same(run.answers, earlier.answers):
+        return replace(earlier, seconds=seconds, stage_seconds=stages)
+    placements = [
+        _validated(answer, window, settings, history.windows.shape[1:])
+        for window, answer in enumerate(run.answers)
+    ]
+    scores = score_placements(placements, history, settings.deployment)
+    return ProgramRun(run.answers, placements, scores, seconds, stages)
+
+
+def _validated(
+    answer: Answer, window: int, settings: Settings, shape: tuple[int, int]
+) -> ExpertPlacement:
+    try:
+        return validate(
+            answer.phy2log,
+            answer.log2phy,
+            answer.logcnt,
+            num_layers=shape[0],
+            num_experts=shape[1],
+            deployment=settings.deployment,
+            require_locality=settings.require_locality,
+        )
+    except InvalidPlacement as error:
+        raise Refused(f"window {window}: {error}") from error
+
+
+def _same(left: list[Answer], right: list[Answer]) -> bool:
+    return len(left) == len(right) and all(
+        np.array_equal(getattr(a, name), getattr(b, name))
+        for a, b in zip(left, right)
+        for name in ("phy2log", "log2phy", "logcnt")
+    )

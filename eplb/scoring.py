@@ -1,0 +1,132 @@
+"""From placements and times to scores.
+
+Covered: what placements do to the windows they were made for and to the windows that followed,
+and every formula of a score. Not covered: running a program (`eplb.runner`), checking its answers
+(`eplb.placement`), writing results (`eplb.results`).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from itertools import pairwise
+
+import numpy as np
+
+from eplb.placement import Deployment, ExpertPlacement, node_locality
+from eplb.simulator import balancedness, gpu_loads, migrated_experts, slot_loads
+
+# The clock cannot tell shorter calls apart, and a time of zero would score without bound.
+SHORTEST_SECONDS = 1e-6
+
+
+@dataclass(frozen=True)
+class History:
+    """A trace cut into windows.
+
+    records: [windows, records per window, layers, experts] int64, tokens routed to each expert
+    windows: [windows, layers, experts] int64, the sums over a window's records
+    """
+
+    records: np.ndarray
+    windows: np.ndarray
+
+    @property
+    def seen(self) -> np.ndarray:
+        """The windows that a program is shown: all but the last, which only scores."""
+        return self.windows[:-1]
+
+
+@dataclass(frozen=True)
+class PlacementScores:
+    """What the placements of one run did. W placements, each made after one window.
+
+    balancedness: [W] over GPUs, on the window that followed
+    same_window: [W] over GPUs, on the window that the placement was made after
+    expert: [W] over slots, on the window that followed
+    step: [W] over GPUs, mean over the records of the window that followed
+    locality: [W] share of (layer, group) pairs that live on one node
+    migrated: [W - 1] experts per layer that GPUs fetched from one placement to the next
+    gpu_loads: [W, layers, num_gpus] tokens per GPU in the window that followed
+    """
+
+    balancedness: np.ndarray
+    same_window: np.ndarray
+    expert: np.ndarray
+    step: np.ndarray
+    locality: np.ndarray
+    migrated: np.ndarray
+    gpu_loads: np.ndarray
+
+
+def score_placements(
+    placements: list[ExpertPlacement], history: History, deployment: Deployment
+) -> PlacementScores:
+    """Score ``placements``, the i-th made after window i, on the windows that followed."""
+    num_gpus = deployment.num_gpus
+    loads = [
+        gpu_loads(window, placement, num_gpus)
+        for window, placement in zip(history.windows[1:], placements)
+    ]
+    return PlacementScores(
+        balancedness=np.array([balancedness(load) for load in loads]),
+        same_window=np.array(
+            [
+                balancedness(gpu_loads(window, placement, num_gpus))
+                for window, placement in zip(history.windows, placements)
+            ]
+        ),
+        expert=np.array(
+            [
+                balancedness(slot_loads(window, placement))
+                for window, placement in zip(history.windows[1:], placements)
+            ]
+        ),
+        step=np.array(
+            [
+                np.mean([balancedness(step) for step in gpu_loads(records, placement, num_gpus)])
+                for records, placement in zip(history.records[1:], placements)
+            ]
+        ),
+        locality=np.array(
+            [node_locality(p.phy2log, p.num_experts, deployment) for p in placements]
+        ),
+        migrated=np.array(
+            [migrated_experts(before, after, num_gpus) for before, after in pairwise(placements)]
+        ),
+        gpu_loads=np.array(loads),
+    )
+
+
+def call_seconds(seconds: np.ndarray) -> float:
+    """The time of one call, in seconds: the median over all windows and repeats."""
+    return max(float(np.median(seconds)), SHORTEST_SECONDS)
+
+
+def speed_score(seconds: float, seed_seconds: float) -> float:
+    """1 / (1 + 100 t / t_seed): the seed scores 0.0099, a program 100 times faster 0.5."""
+    return 1.0 / (1.0 + 100.0 * seconds / seed_seconds)
+
+
+def combined_scores(
+    balanced_gpus: float, balanced_slots: float, seconds: float, speed: float
+) -> dict[str, float]:
+    """The combined score by each scoring.
+
+    balanced_gpus, balanced_slots: mean balancedness over GPUs, and over slots
+    seconds: of one call
+    speed: the `speed_score`
+
+    ``eplb`` is this project's. The others are those that the repositories of these names publish
+    for the task, whose speed half is an absolute time; `adrs` is bounded to 0-100.
+    """
+    late = min(20.0 * seconds, 20.0) if seconds > 0.010 else 0.0
+    adrs = 90.0 * balanced_gpus + 5.0 * min(0.002 / seconds, 2.0) - late
+    return {
+        "eplb": (balanced_gpus + speed) / 2.0,
+        "openevolve": (balanced_gpus + 0.02 / seconds) / 2.0,
+        "skydiscover": (balanced_slots + 0.002 / seconds) / 2.0,
+        "adrs": min(max(adrs, 0.0), 100.0),
+    }
+
+
+SCORINGS = ("eplb", "openevolve", "skydiscover", "adrs")

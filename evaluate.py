@@ -1,0 +1,147 @@
+"""Score a load balancer: `python evaluate.py --program_path initial.py`.
+
+Writes metrics.json and correct.json to the results folder, as ShinkaEvolve expects them, and
+prints a table. Exit status 0: scored; 1: refused; 2: wrong arguments or unusable data.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from eplb.errors import REFUSED, SCORED, UserError, exit_on_user_error
+from eplb.evaluation import Settings, evaluate
+from eplb.paths import project_file
+from eplb.placement import Deployment
+from eplb.results import metrics_of, prepare, table, write_misuse, write_results
+from eplb.scoring import SCORINGS
+
+
+class ArgumentParser(argparse.ArgumentParser):
+    """Wrong arguments are a `UserError`, so that stale results are dealt with first."""
+
+    def error(self, message: str):
+        raise UserError(f"{message}; see {self.prog} --help")
+
+
+def positive_int(text: str) -> int:
+    if not text.isascii() or not text.isdigit() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text} is not a whole number of at least 1")
+    return int(text)
+
+
+def positive_seconds(text: str) -> float:
+    try:
+        seconds = float(text)
+    except ValueError:
+        seconds = math.nan
+    if not 0 < seconds < math.inf:
+        raise argparse.ArgumentTypeError(f"{text} is not a positive number of seconds")
+    return seconds
+
+
+def parser() -> ArgumentParser:
+    p = ArgumentParser(description="Score an expert-parallelism load balancer.")
+    p.add_argument("--program_path", type=Path, required=True, help="the program: one Python file")
+    p.add_argument("--results_dir", type=Path, default=Path("results"), help="default: results")
+    p.add_argument("--trace", type=Path, help="load history (default: the embedded one)")
+    p.add_argument("--num_replicas", type=positive_int, default=288, help="slots (default: 288)")
+    p.add_argument("--num_groups", type=positive_int, default=8, help="expert groups (default: 8)")
+    p.add_argument("--num_nodes", type=positive_int, default=4, help="default: 4")
+    p.add_argument("--num_gpus", type=positive_int, default=32, help="default: 32")
+    p.add_argument(
+        "--rebalance_interval", type=positive_int, help="records per window (default: the trace's)"
+    )
+    p.add_argument(
+        "--repeats", type=positive_int, default=3, help="runs, each in a fresh process (default: 3)"
+    )
+    p.add_argument(
+        "--locality",
+        choices=("report", "require"),
+        default="report",
+        help="whether a group spread over nodes is reported (default) or refused",
+    )
+    p.add_argument(
+        "--scoring", choices=SCORINGS, default="eplb", help="the combined score (default: eplb)"
+    )
+    p.add_argument(
+        "--timeout", type=positive_seconds, default=60.0, help="seconds for one run (default: 60)"
+    )
+    p.add_argument("--plots", action="store_true", help="draw plots/*.png in the results folder")
+    p.add_argument("--json", action="store_true", help="print JSON instead of the table")
+    return p
+
+
+def results_dir_of(arguments: list[str]) -> Path:
+    """The results folder, also where the other arguments are wrong."""
+    only = argparse.ArgumentParser(add_help=False, exit_on_error=False)
+    only.add_argument("--results_dir", type=Path, default=Path("results"))
+    try:
+        return only.parse_known_args(arguments)[0].results_dir
+    except argparse.ArgumentError:
+        return Path("results")
+
+
+@contextmanager
+def progress_bar() -> Iterator[Callable[[float], None]]:
+    """Yield a function that takes the share done; it draws on a terminal and else does nothing."""
+    if not sys.stderr.isatty():
+        yield lambda share: None
+        return
+    from tqdm import tqdm
+
+    shape = "{desc} {percentage:3.0f}% |{bar}| {elapsed}"
+    with tqdm(total=1.0, desc="evaluating", bar_format=shape, leave=False) as bar:
+        yield lambda share: bar.update(share - bar.n)
+
+
+def score(args: argparse.Namespace) -> int:
+    """Evaluate, write the results and print them."""
+    deployment = Deployment(args.num_replicas, args.num_groups, args.num_nodes, args.num_gpus)
+    settings = Settings(
+        program=args.program_path,
+        trace=args.trace or project_file("expert-load.json"),
+        deployment=deployment,
+        rebalance_interval=args.rebalance_interval,
+        repeats=args.repeats,
+        require_locality=args.locality == "require",
+        timeout=args.timeout,
+        seed_history=args.plots,
+    )
+    with progress_bar() as progress:
+        evaluation = evaluate(settings, progress)
+    metrics = metrics_of(evaluation, args.scoring)
+    if args.plots and evaluation.refusal is None:
+        from eplb.plots import draw
+
+        draw(evaluation, args.results_dir / "plots")
+    write_results(args.results_dir, metrics)
+    correct = evaluation.refusal is None
+    if args.json:
+        print(json.dumps({"correct": correct, **metrics}, indent=2))
+    else:
+        print(table(metrics, args.program_path))
+    return SCORED if correct else REFUSED
+
+
+def main() -> int:
+    results_dir = results_dir_of(sys.argv[1:])
+    try:
+        args = parser().parse_args()
+        prepare(results_dir)
+        return score(args)
+    except UserError as error:
+        # ShinkaEvolve takes whatever it finds: an earlier program's score must not pass for this.
+        if results_dir.is_dir():
+            prepare(results_dir)
+            write_misuse(results_dir, str(error))
+        raise
+
+
+if __name__ == "__main__":
+    exit_on_user_error(main)
