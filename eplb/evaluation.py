@@ -31,6 +31,7 @@ class Settings:
     rebalance_interval: records per window; None for the trace's own
     repeats: runs of the program, each in a fresh process
     timeout: seconds that one run may take
+    hidden: what the program must not see: the trace and the results folder
     seed_history: score the seed on the whole history too, to compare with
     """
 
@@ -41,6 +42,7 @@ class Settings:
     repeats: int = 3
     require_locality: bool = False
     timeout: float = 60.0
+    hidden: tuple[Path, ...] = ()
     seed_history: bool = False
 
 
@@ -90,7 +92,7 @@ def evaluate(settings: Settings, progress: Callable[[float], None]) -> Evaluatio
     _check_program(settings.program)
     _check_locality(settings)
     steps = settings.repeats + 2
-    with Sandbox(settings.timeout) as sandbox:
+    with Sandbox(settings.timeout, hidden=settings.hidden) as sandbox:
         # The sandbox imports torch in the meantime.
         history = _read_history(settings, lambda share: progress(share / steps))
         seed_run = _run_seed(sandbox, history, settings)
