@@ -13,8 +13,10 @@ import shutil
 import sys
 from pathlib import Path
 
-PROJECT = Path(__file__).resolve().parent.parent
-ZYGOTE = Path(__file__).resolve().parent / "zygote"
+from eplb.paths import SOURCE_TREE
+
+_PACKAGE = Path(__file__).resolve().parent
+ZYGOTE = _PACKAGE / "zygote"
 
 _SYSTEM = ("/usr", "/bin", "/lib", "/lib32", "/lib64", "/nix/store")
 _SYSTEM_FILES = ("/etc/ld.so.cache", "/etc/ld.so.conf", "/etc/ld.so.conf.d", "/etc/alternatives")
@@ -82,7 +84,7 @@ def readable_paths(hidden: list[Path]) -> list[str]:
 
 def project_paths() -> list[Path]:
     """Where the project keeps what programs must not see, in a checkout or an installed wheel."""
-    return [PROJECT if (PROJECT / "pyproject.toml").exists() else PROJECT / "eplb"]
+    return [SOURCE_TREE if (SOURCE_TREE / "pyproject.toml").is_file() else _PACKAGE]
 
 
 def _around(path: Path, hidden: list[Path]) -> list[Path]:
