@@ -112,6 +112,7 @@ def score(args: argparse.Namespace) -> int:
         require_locality=args.locality == "require",
         timeout=args.timeout,
         seed_history=args.plots,
+        hidden=(args.results_dir,),
     )
     with progress_bar() as progress:
         evaluation = evaluate(settings, progress)

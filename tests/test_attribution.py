@@ -65,9 +65,7 @@ def test_a_steady_load_loses_nothing_to_the_forecast():
 
 def test_a_bad_packing_is_told_from_bad_replicas():
     history = steady_history(2)
-    sorted_experts = [
-        np.sort(reference.place(load, SLOTS, GPUS), axis=1) for load in history.seen
-    ]
+    sorted_experts = [np.sort(reference.place(load, SLOTS, GPUS), axis=1) for load in history.seen]
     losses = attribute(run_of(sorted_experts, history), history, DEPLOYMENT).losses
     assert losses["packing"] > 0.05
     assert losses["replication"] == pytest.approx(0)
