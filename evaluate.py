@@ -103,17 +103,16 @@ def progress_bar() -> Iterator[Callable[[float], None]]:
 def score(args: argparse.Namespace) -> int:
     """Evaluate, write the results and print them."""
     deployment = Deployment(args.num_replicas, args.num_groups, args.num_nodes, args.num_gpus)
-    trace = args.trace or project_file("expert-load.json")
     settings = Settings(
         program=args.program_path,
-        trace=trace,
+        trace=args.trace or project_file("expert-load.json"),
         deployment=deployment,
         rebalance_interval=args.rebalance_interval,
         repeats=args.repeats,
         require_locality=args.locality == "require",
         timeout=args.timeout,
-        hidden=(trace, args.results_dir),
         seed_history=args.plots,
+        hidden=(args.results_dir,),
     )
     with progress_bar() as progress:
         evaluation = evaluate(settings, progress)

@@ -31,8 +31,8 @@ class Settings:
     rebalance_interval: records per window; None for the trace's own
     repeats: runs of the program, each in a fresh process
     timeout: seconds that one run may take
-    hidden: what the program must not see: the trace and the results folder
     seed_history: score the seed on the whole history too, to compare with
+    hidden: files and folders that the program must not see, besides the trace and this project
     """
 
     program: Path
@@ -42,8 +42,8 @@ class Settings:
     repeats: int = 3
     require_locality: bool = False
     timeout: float = 60.0
-    hidden: tuple[Path, ...] = ()
     seed_history: bool = False
+    hidden: tuple[Path, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -75,7 +75,7 @@ class Evaluation:
     seed_seconds: np.ndarray
     seed_scores: PlacementScores | None
     runs: list[ProgramRun] = field(default_factory=list)
-    refusal: str | None = None
+    refusal: Refused | None = None
 
     @property
     def seconds(self) -> np.ndarray:
@@ -92,7 +92,7 @@ def evaluate(settings: Settings, progress: Callable[[float], None]) -> Evaluatio
     _check_program(settings.program)
     _check_locality(settings)
     steps = settings.repeats + 2
-    with Sandbox(settings.timeout, hidden=settings.hidden) as sandbox:
+    with Sandbox(settings.timeout, (settings.trace, *settings.hidden)) as sandbox:
         # The sandbox imports torch in the meantime.
         history = _read_history(settings, lambda share: progress(share / steps))
         seed_run = _run_seed(sandbox, history, settings)
@@ -105,7 +105,7 @@ def evaluate(settings: Settings, progress: Callable[[float], None]) -> Evaluatio
                 runs.append(_checked(run, history, settings, runs[-1] if runs else None))
                 progress((3 + repeat) / steps)
         except Refused as error:
-            runs, refusal = [], str(error)
+            runs, refusal = [], error
         return Evaluation(
             settings=settings,
             history=history,

@@ -6,16 +6,15 @@ four. Text that comes from the program itself is shortened and stripped of contr
 
 from __future__ import annotations
 
-import math
-
 import numpy as np
 
 from eplb.attribution import Attribution, attribute
 from eplb.evaluation import Evaluation, ProgramRun
 from eplb.scoring import call_seconds, speed_score
 
+# How many layers and windows are named, and lines of a traceback shown.
 WORST = 3
-MOST_STAGES = 8
+LAST_LINES = 8
 
 _ADVICE = {
     "forecast": (
@@ -57,10 +56,11 @@ def printable(text: str, longest: int) -> str:
     return line if len(line) <= longest else line[: longest - 1] + "…"
 
 
-def refusal_feedback(reason: str) -> str:
-    """Why a program was refused, and the way out."""
+def refusal_feedback(reason: str, traceback: list[str]) -> str:
+    """Why a program was refused, the lines of it that led there, and the way out."""
     way_out = next((hint for part, hint in _WAYS_OUT.items() if f"{part}: " in reason), "")
-    return f"Refused, score 0: {reason}\n{way_out}{_CONTRACT}"
+    lines = [printable(line, 200) for line in traceback[-LAST_LINES:]]
+    return "\n".join([f"Refused, score 0: {reason}", *lines, f"{way_out}{_CONTRACT}"])
 
 
 def feedback(evaluation: Evaluation) -> str:
@@ -149,13 +149,8 @@ def _speed_line(evaluation: Evaluation) -> str:
 
 
 def _stage_line(evaluation: Evaluation) -> str | None:
-    """Time per stage and call, as far as the program's own word for it can be printed."""
+    """Time per stage of a call, as the program itself accounts for it."""
     run = evaluation.runs[0]
-    stages = [
-        (printable(name, 40), float(seconds) / len(run.seconds))
-        for name, seconds in run.stage_seconds.items()
-        if isinstance(seconds, (int, float)) and math.isfinite(seconds) and seconds >= 0
-    ]
-    stages = sorted(stages, key=lambda stage: -stage[1])[:MOST_STAGES]
-    text = ", ".join(f"{name} {1e3 * seconds:.4g} ms" for name, seconds in stages)
+    stages = sorted(run.stage_seconds.items(), key=lambda stage: -stage[1])
+    text = ", ".join(f"{name} {1e3 * total / len(run.seconds):.4g} ms" for name, total in stages)
     return f"Stages of a call, by the program's own word: {text}." if text else None

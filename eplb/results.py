@@ -116,12 +116,12 @@ def _private(evaluation: Evaluation, scoring: str, scores: dict[str, float]) -> 
 
 
 def _refused(evaluation: Evaluation) -> dict[str, Any]:
-    reason = printable(evaluation.refusal, 1000)
+    reason = printable(str(evaluation.refusal), 1000)
     return {
         "combined_score": 0.0,
         "public": {},
         "private": {"isolation": evaluation.isolation},
-        "text_feedback": refusal_feedback(reason),
+        "text_feedback": refusal_feedback(reason, evaluation.refusal.traceback),
         "execution_time_mean": 0.0,
         "execution_time_std": 0.0,
         "num_valid_runs": 0,

@@ -40,8 +40,7 @@ def run_of(phy2logs, history: History, deployment=DEPLOYMENT, seconds=0.002, sta
 def reference_run(history: History, deployment=DEPLOYMENT, **kwargs) -> ProgramRun:
     """The reference balancer's placements, free of nodes."""
     phy2logs = [
-        reference.place(load, deployment.num_replicas, deployment.num_gpus)
-        for load in history.seen
+        reference.place(load, deployment.num_replicas, deployment.num_gpus) for load in history.seen
     ]
     return run_of(phy2logs, history, deployment, **kwargs)
 

@@ -122,7 +122,10 @@ def changed(name, cell, value):
             {**answer(), "log2phy": np.zeros((2, 5, 2), dtype=np.int64)},
             "log2phy has shape [2, 5, 2]; it must be [2, 6, X]",
         ),
-        (changed("phy2log", (1, 3), 6), "phy2log: layer 1, slot 3 holds expert 6; experts are 0 to 5"),
+        (
+            changed("phy2log", (1, 3), 6),
+            "phy2log: layer 1, slot 3 holds expert 6; experts are 0 to 5",
+        ),
         (
             changed("phy2log", (0, 2), -1),
             "phy2log: layer 0, slot 2 holds expert -1; experts are 0 to 5",
@@ -169,8 +172,7 @@ def test_locality_is_checked_where_it_is_required():
     with pytest.raises(InvalidPlacement) as refused:
         check(spread, require_locality=True)
     assert str(refused.value) == (
-        "locality: layer 1, group 1 is spread over nodes [0, 1]; "
-        "every group must live on one node"
+        "locality: layer 1, group 1 is spread over nodes [0, 1]; every group must live on one node"
     )
     check(answer(), require_locality=True)
 

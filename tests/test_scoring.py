@@ -47,7 +47,9 @@ def test_scores_are_those_of_a_slow_reimplementation(drawn, windows, records, la
     scores = score_placements(placements, history, deployment)
     for window, phy2log in enumerate(phy2logs):
         seen, coming = history.windows[window], history.windows[window + 1]
-        assert scores.balancedness[window] == pytest.approx(slow_balancedness(coming, phy2log, gpus))
+        assert scores.balancedness[window] == pytest.approx(
+            slow_balancedness(coming, phy2log, gpus)
+        )
         assert scores.same_window[window] == pytest.approx(slow_balancedness(seen, phy2log, gpus))
         assert scores.expert[window] == pytest.approx(slow_balancedness(coming, phy2log, slots))
         steps = [slow_balancedness(r, phy2log, gpus) for r in history.records[window + 1]]
@@ -63,8 +65,6 @@ def test_the_window_that_followed_counts_and_not_the_one_seen():
     scores = score_placements([placement], history, Deployment(8, 1, 1, 4))
     assert scores.same_window.tolist() == [1.0]
     assert scores.balancedness.tolist() == [0.25]
-
-
 
 
 def test_slots_and_gpus_are_different_things():

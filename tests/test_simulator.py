@@ -60,7 +60,9 @@ def test_no_load_is_perfectly_balanced():
 def test_migrations_are_those_of_a_slow_reimplementation(drawn, layers, seed, other):
     deployment, experts = drawn
     slots = deployment.slots_per_gpu
-    before, after = (random_phy2log(s, layers, deployment.num_replicas, experts) for s in (seed, other))
+    before, after = (
+        random_phy2log(s, layers, deployment.num_replicas, experts) for s in (seed, other)
+    )
     fetched = 0
     for old, new in zip(before.tolist(), after.tolist()):
         for gpu in range(deployment.num_gpus):
