@@ -50,11 +50,8 @@ class Figure:
     y_ticks: list[tuple[float, str]] = field(default_factory=list)
     width: int = WIDTH
     left: int = LEFT
+    right: int = WIDTH - RIGHT
     top: int = TOP
-
-    @property
-    def right(self) -> int:
-        return self.width - RIGHT
 
     @property
     def bottom(self) -> int:
@@ -134,20 +131,21 @@ def pareto_figure(
     programs: Sequence[Program], front: Sequence[Program], best: Program, seed: Program | None
 ) -> ParetoFigure | None:
     """Place every timed program; None where no program tells its balancedness and time."""
-    height = 420
+    height, right = 420, WIDTH - 56
     timed = [p for p in programs if p.milliseconds and p.balancedness is not None and not p.is_copy]
     if not timed:
         return None
-    x = Axis.around([p.milliseconds for p in timed], LEFT, WIDTH - RIGHT, logarithmic=True)
+    x = Axis.around([p.milliseconds for p in timed], LEFT, right, logarithmic=True)
     y = Axis.around([p.balancedness for p in timed], height - BOTTOM, TOP)
     marks = {p.id: Mark(x.at(p.milliseconds), y.at(p.balancedness), p) for p in timed}
     on_front = [marks[p.id] for p in front if p.id in marks]
     # What the front dominates lies right of and below this staircase.
     path = [f"M{on_front[0].x:.1f} {height - BOTTOM}V{on_front[0].y:.1f}"]
     path += [f"H{mark.x:.1f}V{mark.y:.1f}" for mark in on_front[1:]]
-    path.append(f"H{WIDTH - RIGHT}")
+    path.append(f"H{right}")
     return ParetoFigure(
         height=height,
+        right=right,
         x_ticks=x.ticks(),
         y_ticks=y.ticks(),
         dots=[mark for mark in marks.values() if mark not in on_front],
@@ -189,13 +187,13 @@ def exchange_figure(
     moments = defaultdict(list)
     for move in moves:
         moments[move.generation].append(move)
-    apart = 0.7 * (x.at(min(moments, default=0)) - x.at(0)) if len(moments) < 2 else 0.7 * min(
-        x.at(b) - x.at(a) for a, b in zip(sorted(moments), sorted(moments)[1:])
-    )
+    # Arrows of one moment stand side by side, and stay clear of the next moment's.
+    places = [x.at(generation) for generation in sorted(moments)]
+    apart = 0.7 * min((b - a for a, b in zip(places, places[1:])), default=places[0] if places else 0)
     arrows = []
     for generation, together in moments.items():
         for i, move in enumerate(together):
-            offset = (i - (len(together) - 1) / 2) * min(11.0, apart / max(len(together), 1))
+            offset = (i - (len(together) - 1) / 2) * min(11.0, apart / len(together))
             at = min(x.at(generation) + offset, WIDTH - RIGHT)
             arrows.append(_arrow(move, at, place[move.source], place[move.target]))
     return ExchangeFigure(

@@ -22,7 +22,7 @@ from markupsafe import Markup
 
 from eplb.report import accounts, figures, history
 from eplb.report.database import Run
-from eplb.report.program import Program
+from eplb.report.program import Migration, Program
 
 TEMPLATES = Path(__file__).with_name("templates")
 NOTHING = "–"
@@ -56,6 +56,7 @@ def render(run: Run, written_at: float) -> str:
         traffic=history.traffic(programs),
         front=front,
         lineage=chain,
+        moves_before=_moves_before(chain),
         shown_for={p.id: [by_id[i] for i in p.inspirations if i in by_id] for p in chain},
         failures=accounts.failures(run),
         models=accounts.models(run),
@@ -64,6 +65,15 @@ def render(run: Run, written_at: float) -> str:
         pareto_figure=figures.pareto_figure(programs, front, best, seed) if best else None,
         exchange_figure=figures.exchange_figure(programs, known, moves),
     )
+
+
+def _moves_before(chain: list[Program]) -> dict[str, list[Migration]]:
+    """The migrations of each program of a lineage before its child was made; all of the last."""
+    made = [child.timestamp for child in chain[1:]] + [math.inf]
+    return {
+        p.id: [move for move in p.migrations if move.timestamp <= child]
+        for p, child in zip(chain, made)
+    }
 
 
 @cache
@@ -79,6 +89,7 @@ def _environment() -> Environment:
     environment.filters.update(
         px=lambda value: f"{value:.1f}",
         score=lambda value: _number(value, ".4f"),
+        trend=lambda change: "same" if abs(change) < 5e-5 else "up" if change > 0 else "down",
         signed=lambda value: _number(value, "+.4f"),
         ms=milliseconds,
         whole=lambda value: f"{value:,}",

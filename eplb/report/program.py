@@ -13,7 +13,7 @@ from typing import Any
 
 # The public metrics that the page plots.
 BALANCEDNESS = "balancedness_score"
-MILLISECONDS = "ms_per_call"
+MILLISECONDS = "call_ms"
 
 
 def finite(value: Any) -> float | None:
