@@ -47,6 +47,8 @@ def failures(run: Run) -> list[Failures]:
         if not program.correct and not program.is_copy:
             told = run.reasons.get(program.generation) or program.feedback
             told = told or text(program.metadata.get("stderr_log"))
+            if not told and program.metadata.get("results_missing"):
+                told = "the evaluation left no results"
             count("Evaluation failed", told, program.generation)
     for proposal in run.failed_proposals:
         told = text(proposal.details.get("failure_reason"))

@@ -30,6 +30,7 @@ PROGRAMS = """
            migration_history
     FROM programs ORDER BY generation, timestamp, rowid
 """
+TRACKED_BEST = "SELECT value FROM metadata_store WHERE key = 'best_program_id'"
 FAILED_PROPOSALS = """
     SELECT generation, stage, details FROM attempt_log
     WHERE status = 'failed' ORDER BY generation, id
@@ -41,6 +42,7 @@ class Run:
     """What a results folder holds.
 
     programs: in order of generation
+    tracked_best: the id of the program that ShinkaEvolve calls best
     reasons: why a generation's evaluation failed, by generation
     unfinished: the database has a write-ahead log: the run is going on, or was interrupted
     damaged: JSON fields of the database that could not be read and count as empty
@@ -48,6 +50,7 @@ class Run:
 
     folder: Path
     programs: tuple[Program, ...]
+    tracked_best: str | None
     failed_proposals: tuple[FailedProposal, ...]
     failed_edits: tuple[FailedEdit, ...]
     reasons: dict[int, str]
@@ -64,6 +67,7 @@ def read_run(folder: Path) -> Run:
     try:
         with _snapshot(database) as connection:
             programs = tuple(parser.program(row) for row in connection.execute(PROGRAMS))
+            tracked = connection.execute(TRACKED_BEST).fetchone()
             proposals = tuple(parser.proposal(row) for row in connection.execute(FAILED_PROPOSALS))
     except (sqlite3.Error, TypeError, ValueError) as error:
         raise UserError(
@@ -78,6 +82,7 @@ def read_run(folder: Path) -> Run:
     return Run(
         folder=folder,
         programs=programs,
+        tracked_best=tracked["value"] if tracked else None,
         failed_proposals=proposals,
         failed_edits=tuple(_failed_edits(folder)),
         reasons={generation: _reason(folder, generation) for generation in failed},

@@ -32,7 +32,7 @@ LONGEST_TEXT = 100_000
 def render(run: Run, written_at: float) -> str:
     """The page of ``run``, written at ``written_at`` (seconds since the epoch)."""
     programs = run.programs
-    seed, best = history.find_seed(programs), history.find_best(programs)
+    seed, best = history.find_seed(programs), history.find_best(programs, run.tracked_best)
     known = history.islands(programs)
     moves = history.exchanges(programs, known)
     front = history.pareto_front(programs)
