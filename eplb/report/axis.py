@@ -30,7 +30,9 @@ class Axis:
         # A single value still needs a range: a tenth of it, or of a decade.
         room = (high - low) * PADDING or (0.1 if logarithmic else abs(high) * 0.1 or 1.0)
         low, high = low - room, high + room
-        return cls(10**low, 10**high, start, end, True) if logarithmic else cls(low, high, start, end)
+        return (
+            cls(10**low, 10**high, start, end, True) if logarithmic else cls(low, high, start, end)
+        )
 
     def at(self, value: float) -> float:
         """The pixel of ``value``."""

@@ -89,9 +89,7 @@ def score_figure(
             Line(_staircase(island, x, y), island.index % COLOURS, island, label, end)
             for island, label, end in zip(alive, labels, ends)
         ],
-        dots=[
-            Mark(x.at(p.generation), y.at(p.score), p, p.birth_island % COLOURS) for p in scored
-        ],
+        dots=[Mark(x.at(p.generation), y.at(p.score), p, p.birth_island % COLOURS) for p in scored],
         arrivals=[
             Mark(x.at(s.generation), y.at(s.program.score), s.program, island.index % COLOURS)
             for island in alive
@@ -189,7 +187,9 @@ def exchange_figure(
         moments[move.generation].append(move)
     # Arrows of one moment stand side by side, and stay clear of the next moment's.
     places = [x.at(generation) for generation in sorted(moments)]
-    apart = 0.7 * min((b - a for a, b in zip(places, places[1:])), default=places[0] if places else 0)
+    apart = 0.7 * min(
+        (b - a for a, b in zip(places, places[1:])), default=places[0] if places else 0
+    )
     arrows = []
     for generation, together in moments.items():
         for i, move in enumerate(together):

@@ -39,31 +39,35 @@ def render(run: Run, written_at: float) -> str:
     chain = history.lineage(best, programs) if best else []
     by_id = {p.id: p for p in programs}
     style, script = _asset("report.css"), _asset("report.js")
-    return _environment().get_template("report.html.j2").render(
-        run=run,
-        written_at=written_at,
-        style=style,
-        script=script,
-        style_hash=_hash(style),
-        script_hash=_hash(script),
-        own=[p for p in programs if not p.is_copy],
-        by_id=by_id,
-        number={p.id: i for i, p in enumerate(programs)},
-        seed=seed,
-        best=best,
-        islands=known,
-        exchanges=moves,
-        traffic=history.traffic(programs),
-        front=front,
-        lineage=chain,
-        moves_before=_moves_before(chain),
-        shown_for={p.id: [by_id[i] for i in p.inspirations if i in by_id] for p in chain},
-        failures=accounts.failures(run),
-        models=accounts.models(run),
-        bill=accounts.bill(run),
-        score_figure=figures.score_figure(programs, known, best, seed) if best else None,
-        pareto_figure=figures.pareto_figure(programs, front, best, seed) if best else None,
-        exchange_figure=figures.exchange_figure(programs, known, moves),
+    return (
+        _environment()
+        .get_template("report.html.j2")
+        .render(
+            run=run,
+            written_at=written_at,
+            style=style,
+            script=script,
+            style_hash=_hash(style),
+            script_hash=_hash(script),
+            own=[p for p in programs if not p.is_copy],
+            by_id=by_id,
+            number={p.id: i for i, p in enumerate(programs)},
+            seed=seed,
+            best=best,
+            islands=known,
+            exchanges=moves,
+            traffic=history.traffic(programs),
+            front=front,
+            lineage=chain,
+            moves_before=_moves_before(chain),
+            shown_for={p.id: [by_id[i] for i in p.inspirations if i in by_id] for p in chain},
+            failures=accounts.failures(run),
+            models=accounts.models(run),
+            bill=accounts.bill(run),
+            score_figure=figures.score_figure(programs, known, best, seed) if best else None,
+            pareto_figure=figures.pareto_figure(programs, front, best, seed) if best else None,
+            exchange_figure=figures.exchange_figure(programs, known, moves),
+        )
     )
 
 

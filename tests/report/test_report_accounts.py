@@ -20,7 +20,10 @@ from eplb.report.database import read_run
         ("\n\n  timed out after 60.5 s\nmore", "timed out after # s"),
         ("phy2log: layer 3, slot 17 holds expert -1", "phy2log: layer #, slot # holds expert #"),
         ("phy2log has dtype float32; it must be int64", None),
-        ("lists slots [1, 22, 333]; phy2log has it in [4]", "lists slots [#]; phy2log has it in [#]"),
+        (
+            "lists slots [1, 22, 333]; phy2log has it in [4]",
+            "lists slots [#]; phy2log has it in [#]",
+        ),
         ("Traceback (most recent call last):\n  File 'x'\nKeyError: 7", "KeyError: #"),
         ("x" * 500, "x" * 159 + "…"),
     ],

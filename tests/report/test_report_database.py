@@ -108,7 +108,12 @@ def test_side_files_that_are_not_whole(finished_run: Path, tmp_path: Path) -> No
     (folder / "gen_3/results/correct.json").write_text('{"correct": fal')
     (folder / "gen_10/results/correct.json").write_text(json.dumps(["error"]))
     (folder / "gen_17/results/correct.json").unlink()
-    assert read_run(folder).reasons == {3: "", 10: "", 17: "", 24: read_run(finished_run).reasons[24]}
+    assert read_run(folder).reasons == {
+        3: "",
+        10: "",
+        17: "",
+        24: read_run(finished_run).reasons[24],
+    }
 
 
 def refuse(folder: Path, *words: str) -> None:
@@ -157,6 +162,8 @@ def test_numbers_of_the_wrong_type(recorder) -> None:
     refuse(run.folder, "programs.sqlite", "zero")
 
 
-def test_a_folder_whose_name_sqlite_would_read_otherwise(finished_run: Path, tmp_path: Path) -> None:
+def test_a_folder_whose_name_sqlite_would_read_otherwise(
+    finished_run: Path, tmp_path: Path
+) -> None:
     folder = shutil.copytree(finished_run, tmp_path / "a?mode=rw#b%20c")
     assert len(read_run(folder).programs) == 32

@@ -28,9 +28,7 @@ def program(identity: str, **fields) -> Program:
 
 
 def timed(identity: str, balancedness: float, milliseconds: float) -> Program:
-    return program(
-        identity, public={"balancedness_score": balancedness, "call_ms": milliseconds}
-    )
+    return program(identity, public={"balancedness_score": balancedness, "call_ms": milliseconds})
 
 
 def test_best_is_what_shinka_calls_best(recorder) -> None:
@@ -119,7 +117,10 @@ def test_islands_count_what_the_database_counts(finished_run: Path) -> None:
             p.score
             for p in programs
             if p.score is not None
-            and (p.birth_island == island.index or any(m.target == island.index for m in p.migrations))
+            and (
+                p.birth_island == island.index
+                or any(m.target == island.index for m in p.migrations)
+            )
         ]
         assert island.best.score == max(ever_here)
 

@@ -145,7 +145,14 @@ def test_a_seed_that_failed_and_was_repaired(recorder) -> None:
 
 @pytest.mark.parametrize(
     ("value", "shown"),
-    [(None, "–"), (0.01234, "0.0123"), (1.5, "1.50"), (480.4, "480"), (12345.6, "12,346"), (1e-9, "1.00e-09")],
+    [
+        (None, "–"),
+        (0.01234, "0.0123"),
+        (1.5, "1.50"),
+        (480.4, "480"),
+        (12345.6, "12,346"),
+        (1e-9, "1.00e-09"),
+    ],
 )
 def test_milliseconds(value, shown: str) -> None:
     assert page.milliseconds(value) == shown
@@ -158,8 +165,8 @@ def test_duration(seconds: float, shown: str) -> None:
     assert page.duration(seconds) == shown
 
 
-@pytest.mark.parametrize(("dollars", "shown"), [(0, "$0.00"), (0.0123, "$0.0123"), (1234.5, "$1,234.50")])
+@pytest.mark.parametrize(
+    ("dollars", "shown"), [(0, "$0.00"), (0.0123, "$0.0123"), (1234.5, "$1,234.50")]
+)
 def test_money(dollars: float, shown: str) -> None:
     assert page.money(dollars) == shown
-
-
