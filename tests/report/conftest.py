@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import json
-import math
 import os
 import random
 import shutil
 import subprocess
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
-from html.parser import HTMLParser
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
@@ -45,7 +43,7 @@ class Recorder:
         self.programs = []
 
     def add(self, generation: int, parent=None, **fields):
-        """Add a program that its fields do not say otherwise is correct; migrate when it is time."""
+        """Add a program, correct unless its fields say otherwise; migrate when it is time."""
         from shinka.database import Program
 
         metadata = {"patch_name": f"edit {generation}", "patch_type": "diff"}
@@ -104,7 +102,7 @@ def recorder(tmp_path: Path) -> Iterator[Callable[..., Recorder]]:
 
 @pytest.fixture(scope="session")
 def finished_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The results folder of a run of 30 generations on two islands that migrate, all kinds in it."""
+    """The results folder of 30 generations on two islands that migrate, with all kinds in it."""
     folder = tmp_path_factory.mktemp("results") / "finished run"
     folder.mkdir()
     recorder = Recorder(folder)
@@ -241,64 +239,3 @@ def browser(tmp_path: Path) -> Browser:
     scratch = tmp_path / "browser"
     scratch.mkdir()
     return Browser(command, scratch)
-
-
-@dataclass
-class Document(HTMLParser):
-    """A page, parsed: element names, attributes, the text of tables by id, all text."""
-
-    tags: list[str] = field(default_factory=list)
-    attributes: list[tuple[str, str | None]] = field(default_factory=list)
-    ids: dict[str, str] = field(default_factory=dict)
-    tables: dict[str, list[list[str]]] = field(default_factory=dict)
-    text: str = ""
-
-    def __post_init__(self) -> None:
-        super().__init__()
-        self._open: list[tuple[str, str | None]] = []
-
-    @classmethod
-    def of(cls, page: str) -> Document:
-        document = cls()
-        document.feed(page)
-        document.close()
-        return document
-
-    def handle_starttag(self, tag, attributes) -> None:
-        self.tags.append(tag)
-        self.attributes += attributes
-        identity = dict(attributes).get("id")
-        if identity:
-            self.ids[identity] = ""
-        if tag == "table":
-            self.tables[identity or f"table {len(self.tables)}"] = []
-        elif tag == "tr":
-            self._rows().append([])
-        elif tag in ("td", "th"):
-            self._rows()[-1].append("")
-        self._open.append((tag, identity))
-
-    def handle_endtag(self, tag) -> None:
-        while self._open and self._open.pop()[0] != tag:
-            pass
-
-    def handle_data(self, data) -> None:
-        self.text += data
-        for tag, identity in self._open:
-            if identity:
-                self.ids[identity] += data
-        if any(tag in ("td", "th") for tag, _ in self._open):
-            self._rows()[-1][-1] += data
-
-    def _rows(self) -> list[list[str]]:
-        return self.tables[next(reversed(self.tables))]
-
-    def column(self, table: str, heading: str) -> list[str]:
-        """The cells of a table's body under ``heading``."""
-        head, *body = self.tables[table]
-        at = [name.strip() for name in head].index(heading)
-        return [row[at].strip() for row in body]
-
-
-def is_close(shown: str, value: float, digits: int = 4) -> bool:
-    return math.isclose(float(shown.replace("−", "-")), value, abs_tol=0.51 * 10**-digits)

@@ -17,7 +17,8 @@ import pytest
 
 from eplb.report.database import read_run
 from eplb.report.page import render
-from tests.report.conftest import Browser, Document, is_close
+from tests.report.conftest import Browser
+from tests.report.document import Document, is_close
 from tests.report.test_report_page import hostile_run
 
 
@@ -120,7 +121,8 @@ def ancestors(folder: Path, identity: str) -> list[int]:
         f"""WITH RECURSIVE line(id, parent_id, generation) AS (
               SELECT id, parent_id, generation FROM programs WHERE id = '{identity}'
               UNION ALL
-              SELECT p.id, p.parent_id, p.generation FROM programs p JOIN line ON p.id = line.parent_id)
+              SELECT p.id, p.parent_id, p.generation
+              FROM programs p JOIN line ON p.id = line.parent_id)
             SELECT generation FROM line ORDER BY generation""",
     )
     return [generation for (generation,) in rows]

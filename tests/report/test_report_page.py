@@ -11,11 +11,12 @@ import pytest
 from eplb.report import page
 from eplb.report.database import read_run
 from eplb.report.page import render, visible
-from tests.report.conftest import Document
+from tests.report.document import Document
 
 HOSTILE = (
     "</script><script>document.title='owned'</script><img src=x onerror=\"document.title='owned'\">"
-    "</title></svg><svg onload=document.title='owned'><b>{{ 7 * 7 }}{% raw %}'\"--><!--</pre></style>"
+    "</title></svg><svg onload=document.title='owned'><b>{{ 7 * 7 }}"
+    "{% raw %}'\"--><!--</pre></style>"
 )
 
 

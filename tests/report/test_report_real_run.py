@@ -10,7 +10,6 @@ import os
 import subprocess
 import sys
 import time
-from pathlib import Path
 
 import pytest
 
@@ -18,7 +17,8 @@ from eplb.errors import UserError
 from eplb.report import accounts
 from eplb.report.database import Run, read_run
 from eplb.report.page import render
-from tests.report.conftest import SEED_CODE, Document
+from tests.report.conftest import SEED_CODE
+from tests.report.document import Document
 
 PROPOSER = """
 import json, re, sys
