@@ -1,0 +1,33 @@
+"""``python -m eplb.report <results folder>``: write what an evolution did as one HTML page."""
+
+from __future__ import annotations
+
+import argparse
+import time
+from pathlib import Path
+
+from eplb.errors import SCORED, exit_on_user_error
+from eplb.files import write_text
+from eplb.report.database import read_run
+from eplb.report.page import render
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(
+        prog="python -m eplb.report",
+        description="Write what an evolution did as one HTML page that needs no network. "
+        "The run may still be going on.",
+    )
+    parser.add_argument("results", type=Path, help="the results folder of a run")
+    parser.add_argument(
+        "--output", type=Path, help="the page to write (default: report.html in the results folder)"
+    )
+    arguments = parser.parse_args()
+    output = arguments.output or arguments.results / "report.html"
+    write_text(output, render(read_run(arguments.results), time.time()))
+    print(output)
+    return SCORED
+
+
+if __name__ == "__main__":
+    exit_on_user_error(main)

@@ -1,0 +1,168 @@
+"""Lineage, islands and exchanges, against slow and obvious reimplementations."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from eplb.report import history
+from eplb.report.database import read_run
+from eplb.report.program import Migration, Program
+
+
+def program(identity: str, **fields) -> Program:
+    defaults = {
+        "code": "",
+        "parent_id": None,
+        "inspirations": (),
+        "generation": 1,
+        "timestamp": 1.0,
+        "correct": True,
+        "score": 0.5,
+        "public": {},
+        "feedback": "",
+        "metadata": {},
+        "island": 0,
+        "migrations": (),
+    }
+    return Program(id=identity, **(defaults | fields))
+
+
+def timed(identity: str, balancedness: float, milliseconds: float) -> Program:
+    return program(identity, public={"balancedness_score": balancedness, "call_ms": milliseconds})
+
+
+def test_best_is_what_shinka_calls_best(recorder) -> None:
+    run = recorder()
+    seed = run.add(0, combined_score=0.1)
+    for generation, score in enumerate([0.3, 0.7, 0.7, 0.2], start=1):
+        run.add(generation, seed, combined_score=score)
+    run.add(5, seed, combined_score=0.9, correct=False)
+    seen = read_run(run.folder)
+    best = history.find_best(seen.programs, seen.tracked_best)
+    assert best.id == run.database.get_best_program().id and best.score == 0.7
+    assert history.find_best(seen.programs, None).generation == 2, "the earliest of equals"
+
+
+def test_a_score_without_bound_is_not_best(recorder) -> None:
+    run = recorder()
+    seed = run.add(0, combined_score=0.1)
+    run.add(1, seed, combined_score=float("inf"))
+    run.add(2, seed, combined_score=0.3)
+    seen = read_run(run.folder)
+    assert history.find_best(seen.programs, seen.tracked_best).generation == 2
+
+
+def test_no_best_where_nothing_is_correct(recorder) -> None:
+    run = recorder()
+    run.add(0, correct=False)
+    programs = read_run(run.folder).programs
+    assert history.find_best(programs, None) is None
+    assert history.find_seed(programs).generation == 0
+
+
+def test_lineage_is_the_chain_of_parents(finished_run: Path) -> None:
+    run = read_run(finished_run)
+    programs, best = run.programs, history.find_best(run.programs, run.tracked_best)
+    chain = history.lineage(best, programs)
+    assert chain[-1] is best and chain[0].is_seed
+    for parent, child in zip(chain, chain[1:]):
+        assert child.parent_id == parent.id
+
+
+def test_lineage_ends_at_a_missing_parent_and_at_a_circle() -> None:
+    lost = program("b", parent_id="gone")
+    assert history.lineage(lost, [lost]) == [lost]
+    a, b = program("a", parent_id="b"), program("b", parent_id="a")
+    assert history.lineage(a, [a, b]) == [b, a]
+
+
+def test_seed_is_not_one_of_its_copies(finished_run: Path) -> None:
+    programs = read_run(finished_run).programs
+    seeds = [p for p in programs if p.generation == 0]
+    assert len(seeds) == 2 and sum(p.is_copy for p in seeds) == 1
+    assert not history.find_seed(programs).is_copy
+
+
+def test_front_against_comparing_every_pair(finished_run: Path) -> None:
+    programs = read_run(finished_run).programs
+    every = [p for p in programs if p.milliseconds]
+    beaten = {
+        p.id
+        for p in every
+        for q in every
+        if (q.milliseconds <= p.milliseconds and q.balancedness > p.balancedness)
+        or (q.milliseconds < p.milliseconds and q.balancedness >= p.balancedness)
+    }
+    front = history.pareto_front(programs)
+    assert {p.id for p in front} == {p.id for p in every if p.id not in beaten and not p.is_copy}
+    assert [p.milliseconds for p in front] == sorted(p.milliseconds for p in front)
+
+
+def test_front_keeps_one_of_equals_and_skips_what_was_not_timed() -> None:
+    programs = [timed("a", 0.8, 2.0), timed("b", 0.8, 2.0), timed("c", 0.8, 3.0), program("d")]
+    assert [p.id for p in history.pareto_front(programs)] == ["a"]
+
+
+def test_islands_count_what_the_database_counts(finished_run: Path) -> None:
+    programs = read_run(finished_run).programs
+    islands = history.islands(programs)
+    assert [island.index for island in islands] == [0, 1]
+    assert sum(island.made for island in islands) == 31
+    for island in islands:
+        lives_here = sum(p.island == island.index and not p.is_copy for p in programs)
+        assert island.made + island.arrivals - island.departures == lives_here
+        scores = [step.program.score for step in island.steps]
+        assert scores == sorted(set(scores))
+        ever_here = [
+            p.score
+            for p in programs
+            if p.score is not None
+            and (
+                p.birth_island == island.index
+                or any(m.target == island.index for m in p.migrations)
+            )
+        ]
+        assert island.best.score == max(ever_here)
+
+
+def test_exchanges_are_the_migrations(finished_run: Path) -> None:
+    programs = read_run(finished_run).programs
+    moves = history.exchanges(programs, history.islands(programs))
+    theirs = sorted(
+        (m.generation, m.source, m.target, p.id) for p in programs for m in p.migrations
+    )
+    ours = sorted((e.generation, e.source, e.target, p.id) for e in moves for p in e.programs)
+    assert ours == theirs and ours
+    assert {(e.source, e.target) for e in moves} == {(0, 1), (1, 0)}, "both ways"
+
+
+def test_a_migrant_that_becomes_the_best_of_its_new_island() -> None:
+    move = Migration(generation=4, source=0, target=1, timestamp=4.0)
+    seed = program("s", generation=0, timestamp=0.0, score=0.1)
+    copy = program("c", generation=0, score=0.1, island=1, metadata={"_is_island_copy": True})
+    migrant = program("m", generation=2, timestamp=2.0, score=0.6, island=1, migrations=(move,))
+    child = program("n", generation=5, timestamp=5.0, score=0.7, island=1, parent_id="m")
+    before = program("o", generation=3, timestamp=3.0, score=0.2, parent_id="m")
+    other = program("i", generation=6, timestamp=6.0, inspirations=("m", "s", "gone"), score=0.3)
+    programs = [seed, copy, migrant, before, child, other]
+    islands = history.islands(programs)
+    one = islands[1]
+    assert [(s.generation, s.program.id, s.arrived_from) for s in one.steps] == [
+        (0, "c", None),
+        (4, "m", 0),
+        (5, "n", None),
+    ]
+    assert (one.made, one.arrivals, one.departures) == (1, 1, 0)
+    assert islands[0].best is migrant, "it was the best there before it left"
+    [exchange] = history.exchanges(programs, islands)
+    assert exchange.raised == 1 and exchange.programs == (migrant,)
+    traffic = {(t.source, t.target): t for t in history.traffic(programs)}
+    assert traffic[0, 1] == history.Traffic(0, 1, migrated=1, children=1, inspired=0)
+    assert traffic[1, 0] == history.Traffic(1, 0, migrated=0, children=0, inspired=1)
+
+
+def test_where_a_program_lived_and_when() -> None:
+    moves = (Migration(4, 2, 0, 4.0), Migration(8, 0, 1, 8.0))
+    wanderer = program("w", island=1, migrations=moves)
+    assert [wanderer.island_at(t) for t in (1.0, 4.0, 7.9, 8.0)] == [2, 0, 0, 1]
+    assert wanderer.birth_island == 2
