@@ -1,7 +1,8 @@
 """Operators that leave things out: dead code, wrappers that do nothing, constant conditions.
 
-They keep what a program answers, except `drop_conversion`, which supposes that the value converted
-has the type already; the evaluation tells. Covered are only cases that the syntax tree shows.
+They keep what a program answers, with two exceptions that only the evaluation can tell:
+`drop_conversion` supposes that a value has the type already, `sorted_permutations` that what is
+sorted is a permutation. Covered are only cases that the syntax tree shows.
 """
 
 from __future__ import annotations
@@ -153,6 +154,23 @@ def drop_conversion(program: Program) -> Iterator[Site]:
                 yield f"drop conversion {function.attr}", [(*program.span(call), kept)]
 
 
+def sorted_permutations(program: Program) -> Iterator[Site]:
+    """``x.gather(d, p.argsort(dim=d))`` becomes a scatter: inverting a permutation needs no sort."""
+    for call in program.nodes(ast.Call):
+        gathers = isinstance(call.func, ast.Attribute) and call.func.attr == "gather"
+        if not gathers or len(call.args) != 2 or "torch" not in program.bound_names():
+            continue
+        dimension, order = call.args
+        if not isinstance(order, ast.Call) or not isinstance(order.func, ast.Attribute):
+            continue
+        along = [*order.args, *(keyword.value for keyword in order.keywords)]
+        if order.func.attr == "argsort" and [ast.dump(a) for a in along] == [ast.dump(dimension)]:
+            values, permutation = program.source(call.func.value), program.source(order.func.value)
+            axis = program.source(dimension)
+            scatter = f"torch.empty_like({values}).scatter_({axis}, {permutation}, {values})"
+            yield "scatter instead of sorting a permutation", [(*program.span(call), scatter)]
+
+
 FINDERS = (
     unused_definitions,
     unread_assignments,
@@ -161,6 +179,7 @@ FINDERS = (
     constant_conditions,
     forwarding_functions,
     drop_conversion,
+    sorted_permutations,
 )
 
 

@@ -13,11 +13,13 @@ def slots_by_expert(phy2log, logcnt):
     """Sort expert * slots + slot, and cut each expert's stretch out of the sorted row."""
     layers, slots = phy2log.shape
     count = logcnt.numpy()
-    key = np.sort((phy2log.numpy() * slots + np.arange(slots)).astype(np.int32), axis=1)
-    slot = key % slots
-    replica = np.arange(int(count.max()))
-    first = np.cumsum(count, axis=1) - count
-    place = (first[:, :, None] + replica).clip(max=slots - 1)
-    listed = slot[np.arange(layers)[:, None, None], place]
-    log2phy = np.where(replica < count[:, :, None], listed, -1).astype(np.int64)
+    key = phy2log.numpy() * slots + np.arange(slots)
+    slot = np.sort(key.astype(np.int32), axis=1) % slots
+    first = np.cumsum(count.ravel()).reshape(count.shape) - count
+    log2phy = np.full((*count.shape, int(count.max())), -1, dtype=np.int64)
+    log2phy[:, :, 0] = slot.ravel()[first]
+    # Few experts have many replicas, so that each further column touches fewer of them.
+    for rank in range(1, log2phy.shape[2]):
+        has_more = count > rank
+        log2phy[has_more, rank] = slot.ravel()[first[has_more] + rank]
     return torch.from_numpy(log2phy)

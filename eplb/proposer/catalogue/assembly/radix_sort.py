@@ -11,13 +11,12 @@ import torch
 def slots_by_expert(phy2log, logcnt):
     """Sort the slots by expert with a radix sort and write each at its rank."""
     layers, slots = phy2log.shape
-    holder = phy2log.numpy()
-    count = logcnt.numpy()
-    slot = np.argsort(holder.astype(np.uint16), axis=1, kind="stable")
-    every_layer = np.arange(layers)[:, None]
-    expert = holder[every_layer, slot]
-    first = np.cumsum(count, axis=1) - count
-    rank = np.arange(slots) - first[every_layer, expert]
-    log2phy = np.full((*count.shape, int(count.max())), -1, dtype=np.int64)
-    log2phy[every_layer, expert, rank] = slot
-    return torch.from_numpy(log2phy)
+    count = logcnt.numpy().ravel()
+    slot = np.argsort(phy2log.numpy().astype(np.uint16), axis=1, kind="stable")
+    most = int(count.max())
+    # In sorted order the experts' slots lie in stretches, so ranks count up within each.
+    first = np.cumsum(count) - count
+    cell = np.repeat(np.arange(count.size) * most - first, count) + np.arange(layers * slots)
+    log2phy = np.full(count.size * most, -1, dtype=np.int64)
+    log2phy[cell] = slot.ravel()
+    return torch.from_numpy(log2phy.reshape(*logcnt.shape, most))

@@ -12,15 +12,17 @@ def balanced_packing(weight, num_packs):
     """Pack heaviest first in rounds: each pack takes one item, the lightest pack the heaviest."""
     rows, items = weight.shape
     heaviness = np.asarray(weight, dtype=np.float32)
-    heaviest_first = np.argsort(-heaviness, axis=1)
-    every_row = np.arange(rows)[:, None]
-    load = np.zeros((rows, num_packs), dtype=np.float32)
+    row = np.arange(rows)[:, None]
+    heaviest_first = np.argsort(-heaviness, axis=1) + row * items
+    sorted_weight = heaviness.ravel()[heaviest_first]
+    load = np.zeros(rows * num_packs, dtype=np.float32)
+    pack = np.empty((rows, items), dtype=np.int64)
+    for start in range(0, items, num_packs):
+        lightest_first = np.argsort(load.reshape(rows, num_packs), axis=1)
+        pack[:, start : start + num_packs] = lightest_first
+        load[lightest_first + row * num_packs] += sorted_weight[:, start : start + num_packs]
     pack_index = np.empty((rows, items), dtype=np.int64)
     rank_in_pack = np.empty((rows, items), dtype=np.int64)
-    for turn in range(items // num_packs):
-        item = heaviest_first[:, turn * num_packs : (turn + 1) * num_packs]
-        lightest_first = np.argsort(load, axis=1)
-        pack_index[every_row, item] = lightest_first
-        rank_in_pack[every_row, item] = turn
-        load[every_row, lightest_first] += heaviness[every_row, item]
+    pack_index.ravel()[heaviest_first] = pack
+    rank_in_pack.ravel()[heaviest_first] = np.arange(items) // num_packs
     return torch.from_numpy(pack_index), torch.from_numpy(rank_in_pack)

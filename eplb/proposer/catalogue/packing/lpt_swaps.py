@@ -24,7 +24,7 @@ def balanced_packing(weight, num_packs):
         lightest_first = np.argsort(load, axis=1)
         member[every_row, lightest_first, turn] = item
         load[every_row, lightest_first] += heaviness[every_row, item]
-    for _ in range(16):
+    for _ in range(8):
         high, low = load.argmax(axis=1), load.argmin(axis=1)
         gap = load[row, high] - load[row, low]
         above = heaviness[every_row, member[row, high]]

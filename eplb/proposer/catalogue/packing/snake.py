@@ -4,19 +4,18 @@ The heaviest items are dealt to packs 0, 1, …, n-1, the next ones back from n-
 in the serpentine systems that seed tournaments. One sort, and no look at the packs' loads.
 """
 
+import numpy as np
 import torch
 
 
 def balanced_packing(weight, num_packs):
     """Deal the items, heaviest first, to the packs in turn, there and back."""
     rows, items = weight.shape
-    heaviest_first = weight.argsort(dim=-1, descending=True)
-    position = torch.arange(items)
-    turn = position // num_packs
-    seat = position % num_packs
-    pack = torch.where(turn % 2 == 0, seat, num_packs - 1 - seat)
-    pack_index = torch.empty(rows, items, dtype=torch.int64)
-    rank_in_pack = torch.empty(rows, items, dtype=torch.int64)
-    pack_index.scatter_(1, heaviest_first, pack.expand(rows, items))
-    rank_in_pack.scatter_(1, heaviest_first, turn.expand(rows, items))
-    return pack_index, rank_in_pack
+    heaviest_first = np.argsort(-np.asarray(weight, dtype=np.float32), axis=1)
+    heaviest_first += np.arange(rows)[:, None] * items
+    turn, seat = np.divmod(np.arange(items), num_packs)
+    pack_index = np.empty((rows, items), dtype=np.int64)
+    rank_in_pack = np.empty((rows, items), dtype=np.int64)
+    pack_index.ravel()[heaviest_first] = np.where(turn % 2 == 0, seat, num_packs - 1 - seat)
+    rank_in_pack.ravel()[heaviest_first] = turn
+    return torch.from_numpy(pack_index), torch.from_numpy(rank_in_pack)
