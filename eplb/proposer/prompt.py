@@ -1,0 +1,184 @@
+"""Reading what ShinkaEvolve asks: the prompt file of its ``headless/`` provider.
+
+Covered: requests for a diff, a full rewrite, a crossover, a fix, the three steps of its meta
+summaries, and a novelty judgement, and second attempts at these. Not covered: writing a first
+program and rewriting the system prompt, which need language.
+"""
+
+from __future__ import annotations
+
+import ast
+import json
+import re
+from typing import NamedTuple
+
+from eplb.errors import UserError
+
+DIFF, FULL, CROSS, FIX = "diff", "full", "cross", "fix"
+SUMMARY, INSIGHTS, RECOMMENDATIONS, NOVELTY = "summary", "insights", "recommendations", "novelty"
+META = (SUMMARY, INSIGHTS, RECOMMENDATIONS)
+EDITS = (DIFF, FULL, CROSS, FIX)
+
+# A phrase of the system text that only this request has. The order matters: a task message may
+# quote anything, but the format instructions of an edit are appended last and are specific.
+_PHRASES = (
+    (NOVELTY, "determining if two code"),
+    (SUMMARY, "You are an expert programming assistant analyzing an individual program"),
+    (INSIGHTS, "You are an expert programming assistant analyzing specific program"),
+    (RECOMMENDATIONS, "You are an expert programming assistant generating actionable"),
+    (FIX, "You are debugging and fixing"),
+    (CROSS, "I.e. perform crossover"),
+    (DIFF, "exact SEARCH/REPLACE diff format"),
+    (FULL, "<CODE>"),
+)
+_RETRY = re.compile(r"The previous (edit was not successful|attempt failed|fix attempt failed)")
+_SCORE = re.compile(r"Combined score to maximize: (-?\d+(?:\.\d+)?)")
+
+
+class Prompt(NamedTuple):
+    """The three parts of a prompt file; ``history`` holds {"role", "content"} messages."""
+
+    system: str
+    history: list[dict]
+    user: str
+
+
+class Listing(NamedTuple):
+    """A program in the prompt, with its score where one is shown."""
+
+    text: str
+    score: float | None
+    language: str = "python"
+
+
+class Request(NamedTuple):
+    """What is asked for.
+
+    kind: one of the constants above
+    task: the user message that states the task; on a second attempt it stands in the history
+    parent: the program to work on (edits), to summarise (meta), or the proposed one (novelty)
+    inspirations: other programs in the prompt, best first
+    attempt: 0 at first, then 1, 2, …
+    """
+
+    kind: str
+    task: str
+    parent: Listing | None
+    inspirations: list[Listing]
+    attempt: int
+
+
+def read_prompt(text: str) -> Prompt:
+    """Split a prompt file; raises `UserError` where its three sections are not found."""
+    opening, messages, request = (
+        "# System Instructions\n\n",
+        "\n\n# Previous Messages\n\n",
+        "\n\n# User Request\n\n",
+    )
+    if not text.startswith(opening):
+        raise UserError("the prompt does not begin with '# System Instructions'")
+    at = text.find(messages)
+    while at != -1:
+        start = at + len(messages)
+        try:
+            history, end = json.JSONDecoder().raw_decode(text, start)
+        except json.JSONDecodeError:
+            history, end = None, start
+        if _is_history(history) and text.startswith(request, end):
+            return Prompt(text[len(opening) : at], history, text[end + len(request) :])
+        at = text.find(messages, start)
+    raise UserError(
+        "the prompt has no '# Previous Messages' with a JSON list followed by '# User Request'"
+    )
+
+
+def _is_history(value: object) -> bool:
+    return isinstance(value, list) and all(
+        isinstance(message, dict) and isinstance(message.get("content"), str) for message in value
+    )
+
+
+def read_request(prompt: Prompt) -> Request:
+    """Recognise the request and take its programs out; raises `UserError` where that fails."""
+    kind = next((kind for kind, phrase in _PHRASES if phrase in prompt.system), None)
+    if kind is None:
+        raise UserError(
+            "the prompt asks for nothing known: a diff, a rewrite, a summary, a judgement"
+        )
+    task, attempt = prompt.user, 0
+    if _RETRY.match(prompt.user.lstrip()):
+        asked = [message["content"] for message in prompt.history if message.get("role") == "user"]
+        attempt = len(asked)
+        task = next((text for text in asked if not _RETRY.match(text.lstrip())), "")
+    if kind in META:
+        parent = _after(task, ("# Current Best Program\n", "# Program to Analyze\n"))
+        return Request(kind, task, parent, [], attempt)
+    if kind == NOVELTY:
+        existing = _after(task, ("**EXISTING CODE:**\n",))
+        proposed = _after(task, ("**PROPOSED CODE:**\n",))
+        if existing is None or proposed is None:
+            raise UserError("the prompt asks to compare two programs and does not hold both")
+        return Request(kind, task, proposed, [existing], attempt)
+    parent = _after(task, ("# Incorrect Program to Fix\n", "# Current program\n"))
+    if parent is None:
+        raise UserError("the prompt asks for an edit and holds no program to work on")
+    others = [listing for listing in _listings(task) if listing.text != parent.text]
+    others.sort(key=lambda listing: -(listing.score if listing.score is not None else -1e9))
+    return Request(kind, task, parent, others, attempt)
+
+
+def _after(text: str, headings: tuple[str, ...]) -> Listing | None:
+    """The program under the first of these headings that is there; its last occurrence counts.
+
+    The last one, since earlier sections hold other programs, whose text is not ours to trust.
+    """
+    for heading in headings:
+        at = text.rfind(heading)
+        while at != -1:
+            listing = _fenced(text, at + len(heading))
+            if listing:
+                return listing[0]
+            at = text.rfind(heading, 0, at)
+    return None
+
+
+def _listings(text: str) -> list[Listing]:
+    """Every fenced program with an EVOLVE block, with the score that follows it."""
+    found, at = [], 0
+    while True:
+        listing = _fenced(text, at)
+        if listing is None:
+            return found
+        if "EVOLVE-BLOCK-START" in listing[0].text:
+            found.append(listing[0])
+        at = listing[1]
+
+
+def _fenced(text: str, at: int) -> tuple[Listing, int] | None:
+    """The next fenced program and where it ends.
+
+    A program may itself hold a line that looks like a fence, so the first end at which the text
+    parses counts; where none does, the first.
+    """
+    opening = re.compile(r"^```([\w+-]+)\n", re.MULTILINE).search(text, at)
+    if opening is None:
+        return None
+    start = opening.end()
+    closings = [match.start() for match in re.finditer(r"^```$", text[start:], re.MULTILINE)]
+    if not closings:
+        return None
+    end = next((end for end in closings[:8] if _parses(text[start : start + end])), closings[0])
+    # Programs are fenced as "```python\n{code}\n```": the last line break is the fence's.
+    code = text[start : start + max(end - 1, 0)]
+    rest = text[start + end : start + end + 400]
+    score = _SCORE.search(rest.split("```", 2)[1]) if "```" in rest else None
+    value = float(score.group(1)) if score else None
+    return Listing(code, value, opening.group(1)), start + end + 3
+
+
+def _parses(code: str) -> bool:
+    try:
+        ast.parse(code)
+    except (SyntaxError, ValueError, RecursionError):
+        return False
+    return True

@@ -1,0 +1,112 @@
+"""From a request to an answer: drawing operators until a proposal fits the requested form.
+
+The random stream comes from the seed and the prompt alone, so the same seed and prompt give the
+same proposal, and a second attempt, whose prompt is another, a different one.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import random
+
+from eplb.errors import UserError
+from eplb.proposer import grafting, mutations, prompt, simplifications
+from eplb.proposer.answers import diff_answer, full_answer, headed
+from eplb.proposer.fixing import repair
+from eplb.proposer.mutations import Change, Sources
+from eplb.proposer.novelty import judge
+from eplb.proposer.parts import read_catalogue
+from eplb.proposer.program import Program, meaning
+from eplb.proposer.summaries import summarise
+
+# How often each operator is drawn where it applies.
+WEIGHTS = {
+    mutations.swap_function: 5.0,
+    mutations.change_condition: 1.5,
+    mutations.insert_step: 1.5,
+    mutations.specialise_call: 1.0,
+    mutations.perturb_constant: 1.5,
+    grafting.take_function: 2.0,
+    simplifications.simplify: 2.0,
+}
+# Chance that one more operator follows, by the kind of request: a full rewrite goes further.
+ONE_MORE = {prompt.DIFF: 0.3, prompt.FULL: 0.6, prompt.CROSS: 0.3}
+ATTEMPTS = 200
+
+
+def answer(text: str, seed: int, repeat: int = 0) -> str:
+    """Answer a prompt file's text.
+
+    seed: chooses the stream of proposals
+    repeat: how often the very same prompt was answered before in this run
+
+    Raises `UserError` where the prompt is malformed or nothing can be proposed.
+    """
+    request = prompt.read_request(prompt.read_prompt(text))
+    digest = hashlib.sha256(f"{seed}\n{repeat}\n{text}".encode()).digest()
+    rng = random.Random(int.from_bytes(digest[:8], "big"))
+    if request.kind == prompt.NOVELTY:
+        return judge(request.inspirations[0].text, request.parent.text)
+    if request.kind in prompt.META:
+        return summarise(request, read_catalogue())
+    return propose(request, rng)
+
+
+def propose(request: prompt.Request, rng: random.Random) -> str:
+    """Propose an edit of the request's program, in the form that is asked for."""
+    donors = [program for program in map(_parsed, request.inspirations) if program]
+    sources = Sources(read_catalogue(), donors)
+    known = {meaning(program.tree) for program in donors}
+    parent = None
+    if request.kind != prompt.FIX:
+        parent = _parent(request.parent)
+        known.add(meaning(parent.tree))
+    for _ in range(ATTEMPTS):
+        if parent is None:
+            error = request.task.partition("## Error Information")[2]
+            change = repair(request.parent.text, error, rng, sources)
+        else:
+            change = _draw(parent, request.kind, rng, sources)
+        if change is None or meaning(change.program.tree) in known:
+            continue
+        if request.kind == prompt.DIFF:
+            body = diff_answer(parent, change.program)
+        else:
+            body = full_answer(change.program, request.parent.language)
+        if body:
+            return headed(change.name, change.description, body)
+    raise UserError(f"found no {request.kind} edit of this program in {ATTEMPTS} attempts")
+
+
+def _parent(listing: prompt.Listing) -> Program:
+    try:
+        return Program(listing.text)
+    except SyntaxError as error:
+        raise UserError(f"the program to improve does not parse: {error}") from error
+
+
+def _parsed(listing: prompt.Listing) -> Program | None:
+    try:
+        return Program(listing.text)
+    except (SyntaxError, UserError):
+        return None
+
+
+def _draw(program: Program, kind: str, rng: random.Random, sources: Sources) -> Change | None:
+    """Apply one operator or several in a row; None where one of them finds nothing to do."""
+    changes = []
+    if kind == prompt.CROSS:
+        # Without a function to take, a crossover is left to the other operators.
+        crossed = grafting.cross_over(program, rng, sources)
+        changes = [crossed] if crossed else []
+    while not changes or rng.random() < ONE_MORE[kind]:
+        operator = rng.choices(list(WEIGHTS), list(WEIGHTS.values()))[0]
+        try:
+            change = operator(changes[-1].program if changes else program, rng, sources)
+        except SyntaxError:
+            return None
+        if change is None:
+            return None
+        changes.append(change)
+    name = "_and_".join(change.name for change in changes)[:120]
+    return Change(changes[-1].program, name, " ".join(change.description for change in changes))
