@@ -55,7 +55,9 @@ def _json(source: Source) -> np.ndarray:
 def write(path: Path, content: ExpertStatistics | EnginePlacement) -> None:
     """Write [iterations, model layers, experts] to ``path``, .json or .npz by its suffix."""
     if isinstance(content, EnginePlacement):
-        raise UserError("the counts format holds statistics, not placements; choose another --format")
+        raise UserError(
+            "the counts format holds statistics, not placements; choose another --format"
+        )
     counts = full_rows(content)
     if path.suffix == ".json":
         write_text(path, json.dumps({KEY: counts.tolist()}) + "\n")

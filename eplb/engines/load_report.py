@@ -48,9 +48,13 @@ def _ranks(
     known = (ep_size, placement.num_gpus if placement else None, recorded)
     ranks = next((value for value in known if value is not None), None)
     if ranks is None:
-        raise UserError("the statistics do not tell the number of ranks; give --ep_size or --per_expert")
+        raise UserError(
+            "the statistics do not tell the number of ranks; give --ep_size or --per_expert"
+        )
     if not 1 <= ranks <= statistics.num_experts:
-        raise UserError(f"ep_size is {ranks}; it must be 1 to {statistics.num_experts}, the experts")
+        raise UserError(
+            f"ep_size is {ranks}; it must be 1 to {statistics.num_experts}, the experts"
+        )
     if placement is not None and placement.phy2log.shape[1] % ranks:
         raise UserError(
             f"the placement's {placement.phy2log.shape[1]} slots do not spread over {ranks} ranks; "

@@ -108,7 +108,9 @@ def plan(
         raise UserError(f"{program} gives no placement: {error}") from error
     phy2log = placement.phy2log
     if one_replica_per_gpu:
-        phy2log = np.stack([_part_replicas(*row, deployment.num_gpus) for row in zip(phy2log, load)])
+        phy2log = np.stack(
+            [_part_replicas(*row, deployment.num_gpus) for row in zip(phy2log, load)]
+        )
     return EnginePlacement(
         phy2log=phy2log,
         layers=statistics.layers,
@@ -155,7 +157,8 @@ def place_by_engine_rule(loads: np.ndarray, deployment: Deployment) -> ExpertPla
     documentation and the moeLoadBalancer of TensorRT-LLM; written anew.
     """
     rows = [
-        _greedy_row(load, deployment.num_replicas, deployment.num_gpus) for load in loads.sum(axis=0)
+        _greedy_row(load, deployment.num_replicas, deployment.num_gpus)
+        for load in loads.sum(axis=0)
     ]
     return ExpertPlacement.from_phy2log(np.array(rows), loads.shape[2])
 
@@ -169,7 +172,11 @@ def _greedy_row(load: np.ndarray, num_slots: int, num_gpus: int) -> list[int]:
         replicas[expert] += 1
         heapq.heapreplace(hottest, (-float(load[expert]) / replicas[expert], expert))
     items = sorted(
-        ((load[expert] / count, expert) for expert, count in enumerate(replicas) for _ in range(count)),
+        (
+            (load[expert] / count, expert)
+            for expert, count in enumerate(replicas)
+            for _ in range(count)
+        ),
         key=lambda item: (-item[0], item[1]),
     )
     ranks: list[list[int]] = [[] for _ in range(num_gpus)]

@@ -46,9 +46,13 @@ def read(
 ) -> ExpertStatistics | EnginePlacement:
     """Read a dump, a folder of dumps in order of their names (times), or a placement."""
     if source.is_folder:
-        dumps = [_counts(Source(path), _load(Source(path))) for path in source.files(RECORDER_FILES)]
+        dumps = [
+            _counts(Source(path), _load(Source(path))) for path in source.files(RECORDER_FILES)
+        ]
         if len({dump.shape[1:] for dump in dumps}) != 1:
-            raise UserError(f"{source}: the dumps differ in layers or experts; keep those of one model")
+            raise UserError(
+                f"{source}: the dumps differ in layers or experts; keep those of one model"
+            )
         return statistics_from_rows(str(source), np.concatenate(dumps)).between(start, stop)
     content = _load(source)
     if PLACEMENT in content:

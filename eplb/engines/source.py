@@ -51,7 +51,9 @@ class Source:
             with zipfile.ZipFile(self.path) as archive:
                 return archive.namelist()
         except zipfile.BadZipFile as error:
-            raise UserError(f"{self.path} is truncated or not a zip archive; copy it again") from error
+            raise UserError(
+                f"{self.path} is truncated or not a zip archive; copy it again"
+            ) from error
 
     @property
     def looks_like_json(self) -> bool:

@@ -101,10 +101,12 @@ def _rank_files(source: Source) -> list[Path]:
 
 def _keys(file, path: Path) -> dict[tuple[int, int], str]:
     """The tensors' names by (iteration, layer)."""
-    parsed = {name: KEY.fullmatch(name) for name in file.keys()}
+    parsed = {name: KEY.fullmatch(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
     for name, match in parsed.items():
         if match is None:
-            raise UserError(f"{path}: tensor {name!r} is not named <iteration>_<layer>; record again")
+            raise UserError(
+                f"{path}: tensor {name!r} is not named <iteration>_<layer>; record again"
+            )
     return {(int(match[1]), int(match[2])): name for name, match in parsed.items()}
 
 
@@ -112,7 +114,9 @@ def _open(path: Path, framework: str = "np"):
     try:
         return safe_open(path, framework)
     except (SafetensorError, OSError) as error:
-        raise UserError(f"{path} is truncated or not safetensors ({error}); copy it again") from error
+        raise UserError(
+            f"{path} is truncated or not safetensors ({error}); copy it again"
+        ) from error
 
 
 def _iterations_and_layers(path: Path) -> tuple[range, list[int]]:
@@ -128,7 +132,9 @@ def _iterations_and_layers(path: Path) -> tuple[range, list[int]]:
     return known, sorted({layer for _, layer in keys})
 
 
-def _add_rank(path: Path, loads: np.ndarray, known: range, chosen: range, layers: list[int]) -> None:
+def _add_rank(
+    path: Path, loads: np.ndarray, known: range, chosen: range, layers: list[int]
+) -> None:
     """Add one rank's tensors to ``loads`` [chosen iterations, layers, experts]."""
     with _open(path) as file:
         keys = _keys(file, path)
@@ -141,34 +147,42 @@ def _add_rank(path: Path, loads: np.ndarray, known: range, chosen: range, layers
                 f"all ranks must record the same iterations and layers"
             )
         for row, iteration in enumerate(chosen):
-            for column, layer in enumerate(layers):
-                counts = _tensor(file, path, keys[iteration, layer])
-                if counts.shape != loads.shape[2:]:
-                    raise UserError(
-                        f"{path}: {keys[iteration, layer]} counts {counts.size} experts, "
-                        f"meta_info.json says {loads.shape[2]}; the files belong to different models"
-                    )
-                loads[row, column] += counts
+            names = [keys[iteration, layer] for layer in layers]
+            loads[row] += _counts(file, path, names, loads.shape[2])
+
+
+def _counts(file, path: Path, names: list[str], num_experts: int) -> np.ndarray:
+    """[names, experts]: the named tensors, checked together since a recording has many."""
+    tensors = [_tensor(file, path, name) for name in names]
+    for name, counts in zip(names, tensors):
+        if counts.shape != (num_experts,):
+            raise UserError(
+                f"{path}: {name} counts {counts.size} experts, meta_info.json says {num_experts}; "
+                f"the files belong to different models"
+            )
+    return whole_counts(f"{path}: {names[0]} to {names[-1]}", np.stack(tensors))
 
 
 def _tensor(file, path: Path, name: str) -> np.ndarray:
     try:
-        counts = file.get_tensor(name)
+        return file.get_tensor(name)
     except TypeError:
         # numpy has no bfloat16; torch, slow to import, has.
         with _open(path, "pt") as torch_file:
-            counts = torch_file.get_tensor(name).double().numpy()
-    if counts.dtype.kind in "iu":
-        if counts.size and counts.min() < 0:
-            raise UserError(f"{path}: {name} holds a negative token count ({counts.min()})")
-        return counts
-    return whole_counts(f"{path}: {name}", counts)
+            return torch_file.get_tensor(name).double().numpy()
+
+
+def check_vacant(folder: Path) -> None:
+    """Raise `UserError` where a new rank would be added to an older recording."""
+    if any(folder.glob("rank*.safetensors")):
+        raise UserError(
+            f"{folder} already holds statistics, and ranks add up; choose another folder"
+        )
 
 
 def write_statistics(folder: Path, statistics: ExpertStatistics) -> None:
-    """Write ``statistics`` as the folder of a single rank; never add to an older recording."""
-    if sorted(folder.glob("rank*.safetensors")):
-        raise UserError(f"{folder} already holds statistics, and ranks add up; choose another folder")
+    """Write ``statistics`` as the folder of a single rank, which must hold none."""
+    check_vacant(folder)
     tensors = {
         f"{iteration}_{layer}": np.ascontiguousarray(counts)
         for iteration, rows in zip(statistics.iterations, statistics.loads)
@@ -211,5 +225,7 @@ def write_placement(path: Path, placement: EnginePlacement) -> None:
         },
     }
     # default_flow_style=None writes the innermost lists inline and everything around them in lines.
-    text = yaml.dump(config, Dumper=_Dumper, default_flow_style=None, sort_keys=False, width=1 << 30)
+    text = yaml.dump(
+        config, Dumper=_Dumper, default_flow_style=None, sort_keys=False, width=1 << 30
+    )
     write_text(path, text)

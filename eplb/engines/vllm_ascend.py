@@ -31,12 +31,16 @@ def read(source: Source, start: int | None = None, stop: int | None = None) -> E
     try:
         content = source.json
         by_layer = {layer["layer_id"]: layer for layer in content["layer_list"]}
-        rows = [_layer_row(source, by_layer[number]) for number in range(content["moe_layer_count"])]
+        rows = [
+            _layer_row(source, by_layer[number]) for number in range(content["moe_layer_count"])
+        ]
         devices = {len(layer["device_list"]) for layer in by_layer.values()}
     except (KeyError, TypeError) as error:
         raise UserError(f"{source}: {error} is missing or malformed; generate it again") from error
     if len(devices) != 1 or len(by_layer) != len(rows):
-        raise UserError(f"{source}: moe_layer_count or the layers' devices disagree; generate it again")
+        raise UserError(
+            f"{source}: moe_layer_count or the layers' devices disagree; generate it again"
+        )
     layers = tuple(range(len(rows)))
     phy2log, num_experts = checked_rows(str(source), layers, rows)
     return EnginePlacement(
