@@ -132,10 +132,10 @@ def iteration_range(text: str | None) -> tuple[int, int | None]:
 def collect(
     model: torch.nn.Module, inputs: Iterator[torch.Tensor], start: int = 0, stop: int | None = None
 ) -> ExpertStatistics:
-    """Run ``model`` over ``inputs``, one iteration each, and count iterations ``start`` to ``stop``.
+    """Count the routed tokens of ``model`` in iterations ``start`` to ``stop`` of ``inputs``.
 
-    inputs: [sequences, tokens] int64. Iterations before ``start`` are not run: without a cache they
-    leave no trace in the later ones.
+    inputs: [sequences, tokens] int64, an iteration each. Iterations before ``start`` are not
+    run: without a cache they leave no trace in the later ones.
     """
     routers = find_routers(model)
     device = next(model.parameters()).device

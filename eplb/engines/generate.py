@@ -58,9 +58,9 @@ def generate(
     )
     known, held_out = (statistics, None) if not validate else planning.split(statistics, validate)
     program = program_path or project_file(planning.DEFAULT_PROGRAM)
-    if not program.is_file():
-        raise UserError(f"--program_path {program} does not exist; check the path")
-    placement = planning.plan(known, deployment, program, target.one_replica_per_gpu)
+    placement = planning.plan(
+        known, deployment, program, target.one_replica_per_gpu, hidden=(expert_statistic_path,)
+    )
     placement = replace(placement, layer_updates_per_iter=layer_updates_per_iter)
     summary = f"planned with {program.name} on {_span(known)}\n"
     if held_out is not None:
@@ -73,7 +73,8 @@ def generate(
 def _format_of(path: Path) -> str:
     if path.suffix not in SUFFIXES:
         raise UserError(
-            f"{path.name} does not tell its format; give --format, one of {', '.join(registry.FORMATS)}"
+            f"{path.name} does not tell its format; give --format, one of "
+            f"{', '.join(registry.FORMATS)}"
         )
     return SUFFIXES[path.suffix]
 

@@ -45,7 +45,7 @@ class ExpertStatistics:
         return range(self.first_iteration, self.first_iteration + len(self.loads))
 
     def between(self, start: int | None, stop: int | None) -> ExpertStatistics:
-        """Keep the iterations from ``start`` up to, but without, ``stop``; None leaves the end open."""
+        """Keep the iterations from ``start`` up to, but without, ``stop``; None is an open end."""
         known = self.iterations
         start = known.start if start is None else start
         stop = known.stop if stop is None else stop
@@ -102,7 +102,7 @@ class EnginePlacement:
     layers: the number of each layer
     num_experts: logical experts per layer
     num_gpus: expert-parallel ranks, if the file tells
-    layer_updates_per_iter: layers that TensorRT-LLM rebalances per iteration; 0 is a static placement
+    layer_updates_per_iter: layers that TensorRT-LLM rebalances per iteration; 0 is static
     model_layers, moe_layers_only: as in `ExpertStatistics`
     """
 
@@ -134,12 +134,13 @@ def checked_rows(source: str, layers: tuple[int, ...], rows: list, num_experts: 
     experts there are has as many as the highest id tells.
     """
     arrays = [np.asarray(row) for row in rows]
-    for layer, row in zip(layers, arrays):
+    for layer, row in zip(layers, arrays, strict=True):
         if row.ndim != 1 or row.dtype.kind not in "iu" or not row.size:
             raise UserError(f"{source}: layer {layer} is not a list of expert ids")
         if len(row) != len(arrays[0]):
             raise UserError(
-                f"{source}: layer {layer} has {len(row)} slots, layer {layers[0]} has {len(arrays[0])}"
+                f"{source}: layer {layer} has {len(row)} slots, "
+                f"layer {layers[0]} has {len(arrays[0])}"
             )
     if not arrays:
         raise UserError(f"{source}: places no layer")

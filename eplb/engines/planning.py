@@ -1,4 +1,4 @@
-"""From recorded statistics to a placement: what a program is shown, and what it is measured against.
+"""From recorded statistics to a placement: what a program is shown and is measured against.
 
 Covered: the load that a program plans on, running it in the sandbox, TensorRT-LLM's own rule for
 comparison, and a placement's repair for engines that take one replica of an expert per GPU. Not
@@ -28,20 +28,16 @@ def check_sizes(num_experts: int, num_slots: int, ep_size: int, num_groups: int,
     if ep_size < 1:
         raise UserError(f"ep_size is {ep_size}; it must be at least 1")
     fewest = -(-num_experts // ep_size) * ep_size
-    below, above = num_slots // ep_size * ep_size, -(-num_slots // ep_size) * ep_size
-    if num_slots < num_experts:
+    fits = [fewest]
+    reason = f"is fewer than the {num_experts} experts, and every expert needs a slot"
+    if num_slots >= num_experts:
+        below = num_slots // ep_size * ep_size
+        fits = [size for size in (below, below + ep_size) if size >= fewest]
+        reason = f"does not spread evenly over ep_size {ep_size}"
+    if num_slots not in fits:
         raise UserError(
-            f"num_slots {num_slots} is fewer than the {num_experts} experts, and every expert needs "
-            f"a slot; the nearest num_slots that works with ep_size {ep_size} is {fewest}"
-        )
-    if num_slots % ep_size:
-        fits = [str(size) for size in (below, above) if size >= fewest]
-        raise UserError(
-            f"num_slots {num_slots} does not spread evenly over ep_size {ep_size}; the nearest "
-            f"num_slots that work are {' and '.join(fits)}"
-            if len(fits) > 1
-            else f"num_slots {num_slots} does not spread evenly over ep_size {ep_size}; the nearest "
-            f"num_slots that works is {fits[0]}"
+            f"num_slots {num_slots} {reason}; the nearest num_slots to work with ep_size {ep_size}: "
+            f"{' or '.join(str(size) for size in fits)}"
         )
     deployment = Deployment(num_slots, num_groups, num_nodes, ep_size)
     deployment.check(num_experts)
@@ -85,16 +81,21 @@ def _shares(load: np.ndarray) -> np.ndarray:
 
 
 def plan(
-    statistics: ExpertStatistics, deployment: Deployment, program: Path, one_replica_per_gpu: bool
+    statistics: ExpertStatistics,
+    deployment: Deployment,
+    program: Path,
+    one_replica_per_gpu: bool = False,
+    hidden: tuple[Path, ...] = (),
 ) -> EnginePlacement:
     """Place the experts as ``program`` does when it is shown the `expected_load`.
 
     The program runs in the sandbox, in a fresh process that sees a single window. Its answers in a
     serving loop may hold on to old placements to spare migrations; a new deployment has none.
+    ``hidden`` are files and folders that it must not see, such as held-out iterations.
     """
     load = expected_load(statistics.loads)
     try:
-        with Sandbox(TIMEOUT) as sandbox:
+        with Sandbox(TIMEOUT, hidden) as sandbox:
             answer = sandbox.run(program, load[None], deployment).answers[-1]
         placement = validate(
             answer.phy2log,
@@ -109,7 +110,7 @@ def plan(
     phy2log = placement.phy2log
     if one_replica_per_gpu:
         phy2log = np.stack(
-            [_part_replicas(*row, deployment.num_gpus) for row in zip(phy2log, load)]
+            [_part_replicas(*row, deployment.num_gpus) for row in zip(phy2log, load, strict=True)]
         )
     return EnginePlacement(
         phy2log=phy2log,

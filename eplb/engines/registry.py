@@ -82,7 +82,7 @@ def detect(source: Source) -> str:
 
 
 def read_statistics(path: Path, start: int | None = None, stop: int | None = None):
-    """Read recorded statistics, iterations ``start`` to ``stop`` (exclusive): `ExpertStatistics`."""
+    """`ExpertStatistics` of any engine, iterations ``start`` to ``stop`` (exclusive)."""
     source = Source(path)
     content = FORMATS[detect(source)].read(source, start, stop)
     if not isinstance(content, ExpertStatistics):

@@ -36,7 +36,7 @@ class LoadTable:
 
     def __str__(self) -> str:
         lines = [f"{'layer':<8}{'mean':>12}{'std':>14}{'imbalance-ratio':>18}"]
-        rows = zip(self.layers, self.mean, self.std, self.imbalance_ratio)
+        rows = zip(self.layers, self.mean, self.std, self.imbalance_ratio, strict=True)
         average = ("average", self.mean.mean(), self.std.mean(), self.imbalance_ratio.mean())
         for layer, mean, std, ratio in (*rows, average):
             lines.append(f"{layer:<8}{mean:>12.1f}{std:>14.6f}{ratio:>18.6f}")

@@ -61,7 +61,8 @@ def write(path: Path, content: ExpertStatistics | EnginePlacement) -> None:
 def read_statistics(source: Source, start: int | None, stop: int | None) -> ExpertStatistics:
     """Add up the ranks' files, tensor by tensor: memory holds the sum and one tensor.
 
-    Raises `UserError` for missing ranks, gaps in the iterations, broken files and differing experts.
+    Raises `UserError` for missing ranks, gaps in the iterations, broken files and differing
+    numbers of experts.
     """
     meta = Source(source.path / "meta_info.json").json
     if not isinstance(meta, dict) or not isinstance(meta.get("num_experts"), int):
@@ -154,7 +155,7 @@ def _add_rank(
 def _counts(file, path: Path, names: list[str], num_experts: int) -> np.ndarray:
     """[names, experts]: the named tensors, checked together since a recording has many."""
     tensors = [_tensor(file, path, name) for name in names]
-    for name, counts in zip(names, tensors):
+    for name, counts in zip(names, tensors, strict=True):
         if counts.shape != (num_experts,):
             raise UserError(
                 f"{path}: {name} counts {counts.size} experts, meta_info.json says {num_experts}; "
@@ -185,8 +186,8 @@ def write_statistics(folder: Path, statistics: ExpertStatistics) -> None:
     check_vacant(folder)
     tensors = {
         f"{iteration}_{layer}": np.ascontiguousarray(counts)
-        for iteration, rows in zip(statistics.iterations, statistics.loads)
-        for layer, counts in zip(statistics.layers, rows)
+        for iteration, rows in zip(statistics.iterations, statistics.loads, strict=True)
+        for layer, counts in zip(statistics.layers, rows, strict=True)
     }
     meta = {"num_experts": statistics.num_experts, "num_experts_per_token": statistics.top_k}
     write_text(folder / "meta_info.json", json.dumps(meta) + "\n")
@@ -221,7 +222,8 @@ def write_placement(path: Path, placement: EnginePlacement) -> None:
         "num_slots": placement.phy2log.shape[1],
         "layer_updates_per_iter": placement.layer_updates_per_iter,
         "initial_global_assignments": {
-            layer: row.tolist() for layer, row in zip(placement.layers, placement.phy2log)
+            layer: row.tolist()
+            for layer, row in zip(placement.layers, placement.phy2log, strict=True)
         },
     }
     # default_flow_style=None writes the innermost lists inline and everything around them in lines.

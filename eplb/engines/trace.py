@@ -1,4 +1,4 @@
-"""This project's own load histories: a production recording becomes a trace, and a trace a recording.
+"""This project's own load histories: a recording becomes a trace, and a trace a recording.
 
 The file format and its rules are those of `eplb.trace`; ``evaluate.py --trace`` and ``run_evo.py``
 accept what is written here. A trace numbers MoE layers from 0 and has no row for dense layers.

@@ -69,7 +69,7 @@ class ProgramPolicy:
         num_ranks: int,
         old_global_expert_indices: torch.Tensor | None = None,
     ) -> torch.Tensor:
-        """Return ``phy2log`` [layers, num_replicas] int64 for the load ``weight`` [layers, experts].
+        """``phy2log`` [layers, num_replicas] int64 for the load ``weight`` [layers, experts].
 
         old_global_expert_indices: [layers, slots], the placement in force; experts that stay on
         their GPU keep their slot. Raises `InvalidPlacement` for an answer that breaks the rules.
@@ -99,7 +99,9 @@ def keep_slots(phy2log: np.ndarray, old: np.ndarray, num_gpus: int) -> np.ndarra
     by_gpu = (-1, phy2log.shape[1] // num_gpus)
     kept = [
         _keep_on_gpu(new, previous)
-        for new, previous in zip(phy2log.reshape(by_gpu).tolist(), old.reshape(by_gpu).tolist())
+        for new, previous in zip(
+            phy2log.reshape(by_gpu).tolist(), old.reshape(by_gpu).tolist(), strict=True
+        )
     ]
     return np.array(kept, dtype=np.int64).reshape(phy2log.shape)
 

@@ -27,7 +27,7 @@ def recognises(source: Source) -> bool:
 
 
 def read(source: Source, start: int | None = None, stop: int | None = None) -> EnginePlacement:
-    """Read an expert map; it has no iterations, so ``start`` and ``stop`` have nothing to choose."""
+    """Read an expert map; it has no iterations for ``start`` and ``stop`` to choose."""
     try:
         content = source.json
         by_layer = {layer["layer_id"]: layer for layer in content["layer_list"]}
@@ -91,6 +91,6 @@ def _refuse_doubles(layers: tuple[int, ...], devices: np.ndarray) -> None:
     if doubled.size:
         row, device, slot = doubled[0]
         raise UserError(
-            f"layer {layers[row]}: device {device} holds expert {ordered[row, device, slot]} twice, "
-            f"which vllm-ascend misreads; use another program or fewer slots"
+            f"layer {layers[row]}: device {device} holds expert "
+            f"{ordered[row, device, slot]} twice, which vllm-ascend misreads; use another program or fewer slots"
         )
