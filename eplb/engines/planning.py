@@ -36,7 +36,7 @@ def check_sizes(num_experts: int, num_slots: int, ep_size: int, num_groups: int,
         reason = f"does not spread evenly over ep_size {ep_size}"
     if num_slots not in fits:
         raise UserError(
-            f"num_slots {num_slots} {reason}; the nearest num_slots to work with ep_size {ep_size}: "
+            f"num_slots {num_slots} {reason}; the nearest num_slots for ep_size {ep_size}: "
             f"{' or '.join(str(size) for size in fits)}"
         )
     deployment = Deployment(num_slots, num_groups, num_nodes, ep_size)
@@ -61,7 +61,7 @@ def expected_load(loads: np.ndarray) -> np.ndarray:
     else:
         half_life = np.inf
     load = _weighted_sum(loads, half_life)
-    return np.rint(load * (loads.sum() / load.sum())).astype(np.int64)
+    return np.rint(load * (loads.sum() / (load.sum() or 1.0))).astype(np.int64)
 
 
 def _weighted_sum(loads: np.ndarray, half_life: float) -> np.ndarray:

@@ -74,6 +74,8 @@ def read_statistics(source: Source, start: int | None, stop: int | None) -> Expe
     loads = np.zeros((len(chosen), len(layers), meta["num_experts"]), dtype=np.int64)
     for path in tqdm(files, desc="reading ranks", unit="file", disable=None):
         _add_rank(path, loads, known, chosen, layers)
+    if not loads.any():
+        raise UserError(f"{source}: no expert received any token; record under load")
     return ExpertStatistics(
         loads=loads,
         layers=tuple(layers),

@@ -91,6 +91,6 @@ def _refuse_doubles(layers: tuple[int, ...], devices: np.ndarray) -> None:
     if doubled.size:
         row, device, slot = doubled[0]
         raise UserError(
-            f"layer {layers[row]}: device {device} holds expert "
-            f"{ordered[row, device, slot]} twice, which vllm-ascend misreads; use another program or fewer slots"
+            f"layer {layers[row]}: device {device} holds expert {ordered[row, device, slot]} "
+            f"twice, which vllm-ascend misreads; use another program or fewer slots"
         )
