@@ -67,7 +67,7 @@ def test_tensorrt_llm_writes_each_layer_in_one_line(tmp_path):
 @given(placements(), st.sampled_from([".json", ".pt"]))
 def test_sglang_reads_back_the_placement(folder, placement, suffix):
     path = folder / f"location{suffix}"
-    registry.find("sglang").write(path, placement)
+    registry.FORMATS["sglang"].write(path, placement)
     again = registry.read_placement(path)
     assert np.array_equal(again.phy2log[list(placement.layers)], placement.phy2log)
     # Layers without experts hold their place: one row a layer, or later layers would shift.
@@ -80,7 +80,7 @@ def test_sglang_reads_back_the_placement(folder, placement, suffix):
 @given(placements(one_replica_per_gpu=True))
 def test_vllm_ascend_reads_back_the_placement(folder, placement):
     path = folder / "expert_map.json"
-    registry.find("vllm-ascend").write(path, placement)
+    registry.FORMATS["vllm-ascend"].write(path, placement)
     again = registry.read_placement(path)
     assert np.array_equal(again.phy2log, placement.phy2log)
     assert again.num_gpus == placement.num_gpus
@@ -96,7 +96,7 @@ def test_vllm_ascend_reads_back_the_placement(folder, placement):
 def test_vllm_ascend_refuses_an_expert_twice_on_a_device(tmp_path):
     doubled = EnginePlacement(np.array([[0, 1, 2, 2]]), (0,), 3, num_gpus=2)
     with pytest.raises(UserError, match="layer 0: device 1 holds expert 2 twice"):
-        registry.find("vllm-ascend").write(tmp_path / "map.json", doubled)
+        registry.FORMATS["vllm-ascend"].write(tmp_path / "map.json", doubled)
     assert not list(tmp_path.iterdir())
 
 
@@ -115,7 +115,7 @@ def test_vllm_ascend_refuses_an_expert_twice_on_a_device(tmp_path):
 def test_statistics_read_back(tmp_path_factory, name, file, seed, layers):
     recorded = statistics(layers=tuple(sorted(layers)), seed=seed)
     path = tmp_path_factory.mktemp("statistics") / file
-    registry.find(name).write(path, recorded)
+    registry.FORMATS[name].write(path, recorded)
     assert registry.detect(Source(path)) == name
     again = registry.read_statistics(path)
     assert np.array_equal(again.loads, recorded.loads)
@@ -127,7 +127,7 @@ def test_statistics_read_back(tmp_path_factory, name, file, seed, layers):
 
 def test_sglang_json_holds_the_sum_with_dense_layers_as_zeros(tmp_path):
     recorded = statistics()
-    registry.find("sglang").write(tmp_path / "counts.json", recorded)
+    registry.FORMATS["sglang"].write(tmp_path / "counts.json", recorded)
     content = np.array(json.loads((tmp_path / "counts.json").read_text())["logical_count"])
     assert content.shape == (6, 16) and not content[:3].any()
     assert np.array_equal(content[3:], recorded.loads.sum(axis=0))
@@ -304,7 +304,7 @@ def test_broken_json_is_named(tmp_path, fault):
 @pytest.mark.parametrize("suffix", [".pt", ".npz"])
 def test_truncated_archives_are_named(tmp_path, suffix):
     path = tmp_path / f"recording{suffix}"
-    registry.find("sglang" if suffix == ".pt" else "counts").write(path, statistics())
+    registry.FORMATS["sglang" if suffix == ".pt" else "counts"].write(path, statistics())
     path.write_bytes(path.read_bytes()[:-200])
     with pytest.raises(UserError, match="truncated"):
         registry.read_statistics(path)
@@ -318,5 +318,5 @@ def test_an_older_recording_is_not_added_to(tmp_path):
 
 def test_statistics_do_not_become_placements(tmp_path):
     with pytest.raises(UserError, match="no file format for statistics"):
-        registry.find("vllm-ascend").write(tmp_path / "map.json", statistics())
+        registry.FORMATS["vllm-ascend"].write(tmp_path / "map.json", statistics())
     assert isinstance(statistics(), ExpertStatistics)

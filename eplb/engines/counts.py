@@ -20,6 +20,7 @@ from eplb.errors import UserError
 from eplb.files import replacing, write_text
 
 KEY = "weight"
+SUFFIXES = (".npz", ".json")
 
 
 def recognises(source: Source) -> bool:
@@ -61,8 +62,6 @@ def write(path: Path, content: ExpertStatistics | EnginePlacement) -> None:
     counts = full_rows(content)
     if path.suffix == ".json":
         write_text(path, json.dumps({KEY: counts.tolist()}) + "\n")
-    elif path.suffix == ".npz":
+    else:
         with replacing(path) as partial:
             np.savez_compressed(partial, **{KEY: counts})
-    else:
-        raise UserError(f"counts go to .json or .npz files, not {path.name!r}; rename the output")

@@ -11,8 +11,6 @@ from eplb.errors import UserError
 from eplb.paths import project_file
 from eplb.placement import Deployment
 
-SUFFIXES = {".yaml": "tensorrt-llm", ".yml": "tensorrt-llm", ".pt": "sglang", ".npz": "counts"}
-
 
 @dataclass(frozen=True)
 class Generated:
@@ -41,10 +39,8 @@ def generate(
 
     Raises `UserError`, and then writes nothing.
     """
-    name = format or _format_of(output_path)
-    target = registry.find(name)
-    if output_path.is_dir():
-        raise UserError(f"--output_path {output_path} is a folder; name a file")
+    name = registry.output_format(output_path, format)
+    target = registry.FORMATS[name]
     if target.holds_placements and None in (ep_size, num_slots):
         raise UserError("a placement needs --ep_size and --num_slots")
     statistics = registry.read_statistics(expert_statistic_path, iter_start, iter_stop)
@@ -68,15 +64,6 @@ def generate(
     target.write(output_path, placement)
     warnings = _warnings(name, statistics, deployment, layer_updates_per_iter)
     return Generated(warnings, summary + _written(output_path, target, statistics, num_slots))
-
-
-def _format_of(path: Path) -> str:
-    if path.suffix not in SUFFIXES:
-        raise UserError(
-            f"{path.name} does not tell its format; give --format, one of "
-            f"{', '.join(registry.FORMATS)}"
-        )
-    return SUFFIXES[path.suffix]
 
 
 def _span(statistics: ExpertStatistics) -> str:

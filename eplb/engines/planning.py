@@ -94,6 +94,25 @@ def plan(
     ``hidden`` are files and folders that it must not see, such as held-out iterations.
     """
     load = expected_load(statistics.loads)
+    phy2log = ask(program, load, deployment, hidden)
+    if one_replica_per_gpu:
+        phy2log = np.stack(
+            [_part_replicas(*row, deployment.num_gpus) for row in zip(phy2log, load, strict=True)]
+        )
+    return EnginePlacement(
+        phy2log=phy2log,
+        layers=statistics.layers,
+        num_experts=statistics.num_experts,
+        num_gpus=deployment.num_gpus,
+        model_layers=statistics.model_layers,
+        moe_layers_only=statistics.moe_layers_only,
+    )
+
+
+def ask(
+    program: Path, load: np.ndarray, deployment: Deployment, hidden: tuple[Path, ...]
+) -> np.ndarray:
+    """``phy2log`` [layers, slots], the program's checked answer to ``load`` [layers, experts]."""
     try:
         with Sandbox(TIMEOUT, hidden) as sandbox:
             answer = sandbox.run(program, load[None], deployment).answers[-1]
@@ -107,19 +126,7 @@ def plan(
         )
     except (Refused, InvalidPlacement) as error:
         raise UserError(f"{program} gives no placement: {error}") from error
-    phy2log = placement.phy2log
-    if one_replica_per_gpu:
-        phy2log = np.stack(
-            [_part_replicas(*row, deployment.num_gpus) for row in zip(phy2log, load, strict=True)]
-        )
-    return EnginePlacement(
-        phy2log=phy2log,
-        layers=statistics.layers,
-        num_experts=statistics.num_experts,
-        num_gpus=deployment.num_gpus,
-        model_layers=statistics.model_layers,
-        moe_layers_only=statistics.moe_layers_only,
-    )
+    return placement.phy2log
 
 
 def _part_replicas(slots: np.ndarray, load: np.ndarray, num_gpus: int) -> np.ndarray:

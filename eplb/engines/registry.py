@@ -16,6 +16,7 @@ from eplb.errors import UserError
 class Format:
     """One engine's files.
 
+    suffixes: of its files; folders need none
     holds_placements: whether there is a placement file, or statistics only
     one_replica_per_gpu: whether the engine takes a single replica of an expert per GPU
     numbers_moe_layers: whether dense layers have no number
@@ -26,13 +27,15 @@ class Format:
     read: Callable[[Source, int | None, int | None], ExpertStatistics | EnginePlacement]
     write: Callable[[Path, ExpertStatistics | EnginePlacement], None]
     how_to_use: str
+    suffixes: tuple[str, ...]
     holds_placements: bool = True
     one_replica_per_gpu: bool = False
     numbers_moe_layers: bool = False
 
 
 def _format(module, how_to_use: str, **rules) -> Format:
-    return Format(module.recognises, module.read, module.write, how_to_use, **rules)
+    parts = (module.recognises, module.read, module.write, how_to_use, module.SUFFIXES)
+    return Format(*parts, **rules)
 
 
 FORMATS = {
@@ -64,10 +67,22 @@ FORMATS = {
 }
 
 
-def find(name: str) -> Format:
-    if name not in FORMATS:
-        raise UserError(f"format {name!r} is unknown; the formats are {', '.join(FORMATS)}")
-    return FORMATS[name]
+def output_format(path: Path, name: str | None) -> str:
+    """The name of the format to write at ``path``: the one asked for, or the suffix's only one."""
+    if path.is_dir():
+        raise UserError(f"{path} is a folder; name the file to write")
+    fits = [known for known, form in FORMATS.items() if path.suffix in form.suffixes]
+    if name is None and len(fits) == 1:
+        return fits[0]
+    if name is None:
+        raise UserError(
+            f"{path.name} does not tell its format; give --format, one of "
+            f"{', '.join(fits or FORMATS)}"
+        )
+    if name not in fits:
+        suffixes = " or ".join(FORMATS[name].suffixes)
+        raise UserError(f"{name} files end in {suffixes}, not as {path.name} does; rename it")
+    return name
 
 
 def detect(source: Source) -> str:

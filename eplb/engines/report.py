@@ -61,12 +61,13 @@ def tabulate(
     else:
         units = gpu_loads(loads, placement, num_gpus)
     mean, hottest = units.mean(axis=2), units.max(axis=2)
-    excess = np.divide(hottest - mean, mean, out=np.full_like(mean, np.nan), where=mean > 0)
+    ratio = np.divide(hottest - mean, mean, out=np.zeros_like(mean), where=mean > 0)
+    busy = np.maximum((mean > 0).sum(axis=0), 1)
     return LoadTable(
         layers=layers,
         mean=mean.mean(axis=0),
         std=units.std(axis=2, ddof=1 if units.shape[2] > 1 else 0).mean(axis=0),
-        imbalance_ratio=np.nan_to_num(np.nanmean(excess, axis=0)),
+        imbalance_ratio=ratio.sum(axis=0) / busy,
         balancedness=float(np.mean([balancedness(iteration) for iteration in units])),
     )
 

@@ -31,6 +31,7 @@ from eplb.errors import UserError
 from eplb.files import replacing, write_text
 
 COUNTS, PLACEMENT = "logical_count", "physical_to_logical_map"
+SUFFIXES = (".json", ".pt")
 RECORDER_FILES = "expert_distribution_recorder_*.pt"
 
 
@@ -101,8 +102,6 @@ def _placement(source: Source, rows) -> EnginePlacement:
 def write(path: Path, content: ExpertStatistics | EnginePlacement) -> None:
     """Write ``path`` as .json or .pt, by its suffix; JSON statistics are summed over the steps."""
     as_json = path.suffix == ".json"
-    if not as_json and path.suffix != ".pt":
-        raise UserError(f"SGLang reads .json and .pt files, not {path.name!r}; rename the output")
     if isinstance(content, EnginePlacement):
         key, values = PLACEMENT, content.all_layers()
     else:

@@ -31,6 +31,7 @@ from eplb.errors import UserError
 from eplb.files import replacing, write_text
 
 RANK_FILE = re.compile(r"rank(\d+)\.safetensors")
+SUFFIXES = (".yaml", ".yml")
 KEY = re.compile(r"(\d+)_(\d+)")
 # libyaml's parser and emitter where PyYAML was built with them: ten times faster, same result.
 _Loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)

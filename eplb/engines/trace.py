@@ -13,6 +13,7 @@ from eplb.engines.model import EnginePlacement, ExpertStatistics, statistics_fro
 from eplb.engines.source import Source
 from eplb.errors import UserError
 
+SUFFIXES = (".json",)
 WINDOWS = 10  # at least so many to score a program on, however few records there are
 
 
@@ -34,8 +35,6 @@ def write(path: Path, content: ExpertStatistics | EnginePlacement) -> None:
     """Write a trace with one record per iteration and an interval that leaves several windows."""
     if isinstance(content, EnginePlacement):
         raise UserError("a trace holds statistics, not placements; choose another --format")
-    if path.suffix != ".json":
-        raise UserError(f"traces are .json files, not {path.name!r}; rename the output")
     interval = min(100, len(content.loads) // WINDOWS)
     if interval < 1:
         raise UserError(

@@ -21,6 +21,8 @@ from eplb.engines.source import Source
 from eplb.errors import UserError
 from eplb.files import write_text
 
+SUFFIXES = (".json",)
+
 
 def recognises(source: Source) -> bool:
     return source.json_has("moe_layer_count")
@@ -65,8 +67,6 @@ def write(path: Path, content: ExpertStatistics | EnginePlacement) -> None:
         raise UserError("vllm-ascend has no file format for statistics; choose another --format")
     if content.num_gpus is None:
         raise UserError("vllm-ascend lists experts per device; give --ep_size")
-    if path.suffix != ".json":
-        raise UserError(f"vllm-ascend reads .json files, not {path.name!r}; rename the output")
     devices = content.phy2log.reshape(len(content.phy2log), content.num_gpus, -1)
     _refuse_doubles(content.layers, devices)
     layer_list = [
