@@ -1,0 +1,63 @@
+"""Turn recorded expert statistics into a placement file for a serving engine.
+
+python generate_eplb_config.py --ep_size 8 --num_slots 320 \\
+    --expert_statistic_path ./expert_statistic --output_path ./moe_load_balancer.yaml
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+
+from eplb.engines import generate
+from eplb.engines.planning import DEFAULT_PROGRAM
+from eplb.engines.registry import FORMATS
+from eplb.errors import SCORED, exit_on_user_error
+
+
+def parse_arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        description="Expert statistics in, expert placement out. Needs no GPU and no engine."
+    )
+    add = parser.add_argument
+    add("--expert_statistic_path", type=Path, required=True, help="statistics of any engine")
+    add("--output_path", type=Path, required=True, help="file to write")
+    add("--ep_size", type=int, help="expert-parallel ranks (GPUs)")
+    add("--num_slots", type=int, help="expert slots per layer over all ranks")
+    add("--iter_start", type=int, help="first iteration to use")
+    add("--iter_stop", type=int, help="first iteration not to use any more")
+    add(
+        "--layer_updates_per_iter",
+        type=int,
+        default=0,
+        help="TensorRT-LLM: layers to rebalance online per iteration; 0 (default) is static",
+    )
+    add("--num_groups", type=int, default=1, help="expert groups of the model's routing")
+    add("--num_nodes", type=int, default=1, help="nodes that the ranks spread over")
+    add(
+        "--program_path",
+        type=Path,
+        help=f"balancer to plan with (default: {DEFAULT_PROGRAM} of this project)",
+    )
+    add("--format", choices=FORMATS, help="of the output (default: by its suffix)")
+    add(
+        "--validate",
+        type=float,
+        metavar="SHARE",
+        help="plan without the last share of the iterations and measure on those, e.g. 0.2",
+    )
+    return parser.parse_args()
+
+
+def main() -> int:
+    arguments = parse_arguments()
+    result = generate.generate(**vars(arguments))
+    for warning in result.warnings:
+        print(f"warning: {warning}", file=sys.stderr)
+    print(result.summary)
+    return SCORED
+
+
+if __name__ == "__main__":
+    exit_on_user_error(main)

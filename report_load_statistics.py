@@ -1,0 +1,37 @@
+"""Print how unevenly recorded expert statistics load the ranks, now and under a new placement.
+
+python report_load_statistics.py --expert_statistic_path ./expert_statistic --ep_size 8 \\
+    --eplb_config ./moe_load_balancer.yaml --plot before_after.png
+"""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from eplb.engines import load_report
+from eplb.errors import SCORED, exit_on_user_error
+
+
+def parse_arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        description="Mean, standard deviation and imbalance ratio of the load of each layer."
+    )
+    add = parser.add_argument
+    add("--expert_statistic_path", type=Path, required=True, help="statistics of any engine")
+    add("--eplb_config", type=Path, help="placement file of any engine to project onto")
+    add("--per_expert", action="store_true", help="load per expert (per slot with a placement)")
+    add("--ep_size", type=int, help="ranks (default: as many as recorded)")
+    add("--iter_start", type=int, help="first iteration to use")
+    add("--iter_stop", type=int, help="first iteration not to use any more")
+    add("--plot", type=Path, help="draw the imbalance of each layer, before and after")
+    return parser.parse_args()
+
+
+def main() -> int:
+    print(load_report.make(**vars(parse_arguments())))
+    return SCORED
+
+
+if __name__ == "__main__":
+    exit_on_user_error(main)
