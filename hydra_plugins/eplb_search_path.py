@@ -12,11 +12,12 @@ from hydra.plugins.search_path_plugin import SearchPathPlugin
 from eplb.evolution.resolvers import register_resolvers
 from eplb.paths import project_file
 
-SHINKA_CONFIGS = "pkg://shinka.configs"
+# Hydra writes the first where a script names the folder, the second where a module is named.
+SHINKA_CONFIGS = ("pkg://shinka/configs", "pkg://shinka.configs")
 
 
 class EplbSearchPathPlugin(SearchPathPlugin):
     def manipulate_search_path(self, search_path: ConfigSearchPath) -> None:
-        if any(entry.path == SHINKA_CONFIGS for entry in search_path.get_path()):
+        if any(entry.path in SHINKA_CONFIGS for entry in search_path.get_path()):
             search_path.append("eplb", f"file://{project_file('configs')}")
             register_resolvers()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, redirect_stdout
 from pathlib import Path
@@ -58,11 +59,12 @@ def _runner(config: DictConfig, evolution: EvolutionConfig) -> ShinkaEvolveRunne
 
 @contextmanager
 def _quiet(verbose: bool, folder: Path) -> Iterator[None]:
-    """Keep ShinkaEvolve's tables out of the way of the progress line, in a file."""
+    """Keep ShinkaEvolve's tables and warnings out of the way of the progress line, in files."""
     if verbose:
         yield
         return
-    with open(folder / "shinka_output.log", "a", encoding="utf-8") as log, redirect_stdout(log):
+    logging.basicConfig(filename=folder / "evolution_run.log", level=logging.INFO)
+    with open(folder / "tables.log", "a", encoding="utf-8") as log, redirect_stdout(log):
         yield
 
 
