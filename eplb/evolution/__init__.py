@@ -1,0 +1,1 @@
+"""Run ShinkaEvolve on the balancer: models, launching, progress, resuming."""

@@ -1,0 +1,155 @@
+"""Make the results folder of an interrupted run fit to go on.
+
+ShinkaEvolve 0.0.7 continues a run from its database. After a kill that goes wrong in four ways,
+each put right here, before it starts:
+
+- the evaluation that was running goes on alone: it is ended;
+- a generation whose folder exists is never done again: folders without a row are removed;
+- a generation that was overtaken by later ones is never done again: later ones move down, so
+  that the database holds 0 … n without a gap;
+- a run with nothing but the seed sets the seed up twice: it starts afresh.
+
+A program is stored only once for a job id, and process ids come again: stored ids are made unique.
+Every step may itself be interrupted and done again. Not covered: what models were paid for
+proposals that were on their way.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import sqlite3
+import subprocess
+from contextlib import closing
+from pathlib import Path
+
+import psutil
+
+from eplb.errors import UserError
+from eplb.evolution.results import DATABASE
+
+_GENERATION = re.compile(r"gen_(\d+)$")
+
+
+def prepare(folder: Path, num_islands: int) -> int:
+    """Clear what a kill left behind, and return how many generations are done.
+
+    num_islands: as configured for the run to come; it must be as it was (`UserError`)
+    """
+    end_evaluations(folder)
+    if not (folder / DATABASE).exists():
+        _remove_generations(folder, kept=set())
+        return 0
+    with closing(sqlite3.connect(folder / DATABASE, timeout=30)) as database:
+        done = _generations(database)
+        if len(done) <= 1:
+            database.close()
+            _start_afresh(folder)
+            return 0
+        _check_islands(database, folder, num_islands)
+        _remove_generations(folder, kept=set(done))
+        for generation, number in zip(done, range(len(done))):
+            if generation != number:
+                _renumber(database, folder, generation, number)
+        _forget_jobs(database, last_generation=len(done) - 1)
+    _remove_generations(folder, kept=set(range(len(done))))
+    return len(done)
+
+
+def end_evaluations(folder: Path) -> None:
+    """Kill evaluations that write into the folder, and cancel its Slurm jobs."""
+    orphans = [process for process in psutil.process_iter() if _evaluates_into(process, folder)]
+    family = [child for orphan in orphans for child in orphan.children(recursive=True)]
+    for process in orphans + family:
+        try:
+            process.kill()
+        except psutil.NoSuchProcess:
+            pass
+    psutil.wait_procs(orphans + family, timeout=10)
+    jobs = _slurm_jobs(folder)
+    if jobs:
+        subprocess.run(["scancel", *jobs], timeout=60, check=False)
+
+
+def _evaluates_into(process: psutil.Process, folder: Path) -> bool:
+    try:
+        words = process.cmdline()
+    except psutil.Error:
+        return False
+    return "--results_dir" in words and any(word.startswith(f"{folder}/gen_") for word in words)
+
+
+def _slurm_jobs(folder: Path) -> list[str]:
+    """Ids of the jobs, waiting or running, whose log goes into the folder."""
+    if shutil.which("scontrol") is None:
+        return []
+    answer = subprocess.run(
+        ["scontrol", "show", "job", "--oneliner"], capture_output=True, text=True, timeout=60
+    )
+    alive = re.compile(r"JobId=(\d+) .*JobState=(?:PENDING|RUNNING|CONFIGURING|SUSPENDED) .*StdOut=(\S+)")
+    found = (alive.search(line) for line in answer.stdout.splitlines())
+    return [match[1] for match in found if match and match[2].startswith(f"{folder}/gen_")]
+
+
+def _generations(database: sqlite3.Connection) -> list[int]:
+    try:
+        rows = database.execute("SELECT DISTINCT generation FROM programs ORDER BY generation")
+    except sqlite3.OperationalError:  # killed before the table was made
+        return []
+    return [generation for (generation,) in rows]
+
+
+def _check_islands(database: sqlite3.Connection, folder: Path, num_islands: int) -> None:
+    # The seed is copied to every island, and ShinkaEvolve counts generations by this number.
+    (islands,) = database.execute("SELECT COUNT(*) FROM programs WHERE generation = 0").fetchone()
+    if islands != num_islands:
+        raise UserError(
+            f"the run in {folder} has {islands} islands, not {num_islands}; "
+            f"add db_config.num_islands={islands}"
+        )
+
+
+def _start_afresh(folder: Path) -> None:
+    _remove_generations(folder, kept=set())
+    for name in os.listdir(folder):
+        if name.startswith(DATABASE):
+            (folder / name).unlink()
+
+
+def _remove_generations(folder: Path, kept: set[int]) -> None:
+    for path in folder.glob("gen_*"):
+        match = _GENERATION.match(path.name)
+        if match and int(match[1]) not in kept:
+            shutil.rmtree(path)
+
+
+def _renumber(database: sqlite3.Connection, folder: Path, old: int, new: int) -> None:
+    """Call generation ``old`` ``new``, which is free.
+
+    Copied first and removed last: whatever is interrupted, a folder without a row is a leftover.
+    """
+    if (folder / f"gen_{old}").exists():
+        shutil.rmtree(folder / f"gen_{new}", ignore_errors=True)
+        shutil.copytree(folder / f"gen_{old}", folder / f"gen_{new}")
+    with database:
+        database.execute(
+            "UPDATE programs SET generation = ?, metadata = json_set("
+            " replace(metadata, ?, ?), '$.source_generation', ?) WHERE generation = ?",
+            (new, f"/gen_{old}/", f"/gen_{new}/", new, old),
+        )
+        database.execute("DELETE FROM attempt_log WHERE generation = ?", (new,))
+        database.execute("UPDATE attempt_log SET generation = ? WHERE generation = ?", (new, old))
+    shutil.rmtree(folder / f"gen_{old}", ignore_errors=True)
+
+
+def _forget_jobs(database: sqlite3.Connection, last_generation: int) -> None:
+    with database:
+        database.execute(
+            "UPDATE programs SET metadata = json_set(metadata, '$.source_job_id', 'earlier:' || id)"
+            " WHERE json_extract(metadata, '$.source_job_id') IS NOT NULL"
+        )
+        database.execute(
+            "INSERT OR REPLACE INTO metadata_store (key, value) VALUES ('last_iteration', ?)",
+            (str(last_generation),),
+        )

@@ -1,0 +1,30 @@
+"""Let ShinkaEvolve improve the balancer: `python run_evo.py`, with or without an API key.
+
+    python run_evo.py evo_config.num_generations=40
+    python run_evo.py offline=true seed=1
+    python run_evo.py models=local/qwen3@http://127.0.0.1:8000/v1
+    python run_evo.py resume=results/eplb/<run>
+    python run_evo.py cluster=slurm
+
+Takes the overrides that `shinka_launch variant=eplb_example` takes.
+"""
+
+import argparse
+
+from eplb.errors import exit_on_user_error
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("overrides", nargs="*", metavar="key=value", help="see configs/")
+    overrides = parser.parse_args().overrides
+    # After the arguments: ShinkaEvolve takes seconds to import.
+    from eplb.evolution.command import run
+
+    return run(overrides)
+
+
+if __name__ == "__main__":
+    exit_on_user_error(main)
