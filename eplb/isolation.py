@@ -78,7 +78,8 @@ def bubblewrap_command(control: int, hidden: list[Path]) -> list[str] | None:
 def readable_paths(hidden: list[Path]) -> list[str]:
     """What a process without bubblewrap may read: the system and Python, around what is hidden."""
     paths = [Path(path) for path in (*_SYSTEM, *_SYSTEM_FILES, _PROCESSORS, *_DEVICES)]
-    shown = [path for path in paths if path.exists()] + _python_paths()
+    # Landlock goes by files, not by names: a link to a folder would let in all of it.
+    shown = dict.fromkeys(path.resolve() for path in paths + _python_paths() if path.exists())
     return [str(path) for folder in shown for path in _around(folder, hidden)]
 
 
@@ -89,6 +90,8 @@ def project_paths() -> list[Path]:
 
 def _around(path: Path, hidden: list[Path]) -> list[Path]:
     """``path``, or where something in it is hidden, everything in it but that."""
+    if path.is_symlink():
+        return []
     inside = [other for other in hidden if other.is_relative_to(path)]
     if not inside:
         return [path]
@@ -98,14 +101,17 @@ def _around(path: Path, hidden: list[Path]) -> list[Path]:
 
 
 def _mask(hidden: list[Path], shown: list[Path]) -> list[str]:
-    """Arguments that put an empty folder or file over each hidden path that is shown."""
+    """Arguments that put an empty folder or file over each hidden path, wherever it is shown.
+
+    One folder may be shown twice: ``lib64`` of a virtual environment is a link to ``lib``.
+    """
     arguments = []
     for path in hidden:
-        if path.exists() and any(path.is_relative_to(folder) for folder in shown):
-            if path.is_dir():
-                arguments += ["--tmpfs", str(path)]
-            else:
-                arguments += ["--ro-bind", "/dev/null", str(path)]
+        for folder in dict.fromkeys(shown):
+            if path.exists() and path.is_relative_to(folder.resolve()):
+                seen = str(folder / path.relative_to(folder.resolve()))
+                empty = ["--tmpfs"] if path.is_dir() else ["--ro-bind", "/dev/null"]
+                arguments += [*empty, seen]
     return arguments
 
 
@@ -124,5 +130,4 @@ def _python_paths() -> list[Path]:
         if spec is not None and spec.origin is not None:
             paths.append(Path(spec.origin).parent.parent)
     paths.append(Path(sys.executable).resolve().parent)
-    system = tuple(Path(path) for path in _SYSTEM)
-    return [path for path in dict.fromkeys(paths) if not path.is_relative_to(system[0])]
+    return [path for path in dict.fromkeys(paths) if not path.is_relative_to(_SYSTEM[0])]

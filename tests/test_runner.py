@@ -182,10 +182,19 @@ def test_what_is_hidden_is_left_out_of_what_may_be_read(tmp_path):
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).touch()
     hidden = [tmp_path / "a" / "secret", tmp_path / "b" / "trace.json"]
+    (tmp_path / "link").symlink_to(tmp_path / "a")
     shown = {path.relative_to(tmp_path).as_posix() for path in isolation._around(tmp_path, hidden)}
     assert shown == {"a/open", "b/code.py"}
     assert isolation._around(hidden[0], hidden) == []
     assert isolation._around(tmp_path / "a" / "open", hidden) == [tmp_path / "a" / "open"]
+
+
+def test_what_is_hidden_is_masked_under_every_name(tmp_path):
+    (tmp_path / "lib" / "secret").mkdir(parents=True)
+    (tmp_path / "lib64").symlink_to(tmp_path / "lib")
+    masks = isolation._mask([tmp_path / "lib" / "secret"], [tmp_path / "lib", tmp_path / "lib64"])
+    secrets = [str(tmp_path / lib / "secret") for lib in ("lib", "lib64")]
+    assert masks == ["--tmpfs", secrets[0], "--tmpfs", secrets[1]]
 
 
 def test_the_environment_holds_nothing_of_the_users(monkeypatch):
