@@ -2,7 +2,8 @@
 
 Time is compared with `python -c "import torch"` in the same run, each evaluation with an import
 just before it, since a ratio holds on any machine and an absolute time does not. Memory is the
-peak over all processes of an evaluation, the sandbox included. Not covered: the quality of a balancer (`evaluate.py`).
+peak over all processes of an evaluation, the sandbox included. Not covered: the quality of a
+balancer (`evaluate.py`).
 """
 
 from __future__ import annotations
