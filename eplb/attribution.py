@@ -53,7 +53,7 @@ class Attribution:
         steps = [self.placed, self.same_window, self.repacked, self.replicated, self.free, 1.0]
         best = np.maximum.accumulate(steps)
         names = ("forecast", "packing", "replication", "nodes", "rest")
-        return {name: float(gain) for name, gain in zip(names, np.diff(best))}
+        return {name: float(gain) for name, gain in zip(names, np.diff(best), strict=True)}
 
 
 def attribute(run: ProgramRun, history: History, deployment: Deployment) -> Attribution:
@@ -85,7 +85,9 @@ def attribute(run: ProgramRun, history: History, deployment: Deployment) -> Attr
 
     node_local = bool((run.scores.locality == 1.0).all()) and deployment.num_nodes > 1
     nodes = deployment.num_nodes if node_local else 1
-    as_placed = np.stack([slot_loads(w, p) for w, p in zip(history.seen, run.placements)])
+    as_placed = np.stack(
+        [slot_loads(w, p) for w, p in zip(history.seen, run.placements, strict=True)]
+    )
     as_placed = as_placed.reshape(-1, num_replicas // nodes)
     on_node, present = _node_loads(run, seen, nodes)
     return Attribution(

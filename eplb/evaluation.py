@@ -133,9 +133,9 @@ def _check_locality(settings: Settings) -> None:
     if settings.require_locality and deployment.num_nodes > 0 and not deployment.can_be_node_local:
         nearest = -(-deployment.num_groups // deployment.num_nodes) * deployment.num_nodes
         raise UserError(
-            f"--locality require needs whole groups per node, and num_groups {deployment.num_groups} "
-            f"is not a multiple of num_nodes {deployment.num_nodes}; the nearest value that works "
-            f"is {nearest}, or use --locality report"
+            f"--locality require needs whole groups per node, and num_groups "
+            f"{deployment.num_groups} is not a multiple of num_nodes {deployment.num_nodes}; "
+            f"the nearest value that works is {nearest}, or use --locality report"
         )
 
 
@@ -200,6 +200,6 @@ def _validated(
 def _same(left: list[Answer], right: list[Answer]) -> bool:
     return len(left) == len(right) and all(
         np.array_equal(getattr(a, name), getattr(b, name))
-        for a, b in zip(left, right)
+        for a, b in zip(left, right, strict=True)
         for name in ("phy2log", "log2phy", "logcnt")
     )

@@ -52,9 +52,10 @@ def gpu_loads_figure(evaluation: Evaluation) -> Figure:
     after = scores.gpu_loads[window]
     before = unbalanced_loads(evaluation.history.windows[window + 1], after.shape[1])
 
+    names = ("no balancer", "this program")
     figure = Figure(figsize=(11, 6.2), layout="constrained")
     axes = figure.subplots(1, 2, sharey=True)
-    for axis, name, loads in zip(axes, ("no balancer", "this program"), (before, after)):
+    for axis, name, loads in zip(axes, names, (before, after), strict=True):
         mean = loads.mean(axis=1, keepdims=True)
         relative = np.divide(loads, mean, out=np.ones_like(loads), where=mean > 0)
         image = axis.imshow(relative, cmap="RdBu_r", vmin=0, vmax=2, aspect="auto")

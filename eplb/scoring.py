@@ -62,38 +62,30 @@ def score_placements(
     placements: list[ExpertPlacement], history: History, deployment: Deployment
 ) -> PlacementScores:
     """Score ``placements``, the i-th made after window i, on the windows that followed."""
-    num_gpus = deployment.num_gpus
-    loads = [
-        gpu_loads(window, placement, num_gpus)
-        for window, placement in zip(history.windows[1:], placements)
-    ]
+    num_gpus, count = deployment.num_gpus, len(placements)
+    seen = list(zip(history.windows[:count], placements, strict=True))
+    coming = list(zip(history.windows[1 : count + 1], placements, strict=True))
+    steps = zip(history.records[1 : count + 1], placements, strict=True)
+    loads = np.array([gpu_loads(window, placement, num_gpus) for window, placement in coming])
+
+    def over_gpus(load: np.ndarray, placement: ExpertPlacement) -> float:
+        return balancedness(gpu_loads(load, placement, num_gpus))
+
+    def step_by_step(records: np.ndarray, placement: ExpertPlacement) -> float:
+        return float(np.mean([balancedness(r) for r in gpu_loads(records, placement, num_gpus)]))
+
     return PlacementScores(
         balancedness=np.array([balancedness(load) for load in loads]),
-        same_window=np.array(
-            [
-                balancedness(gpu_loads(window, placement, num_gpus))
-                for window, placement in zip(history.windows, placements)
-            ]
-        ),
-        expert=np.array(
-            [
-                balancedness(slot_loads(window, placement))
-                for window, placement in zip(history.windows[1:], placements)
-            ]
-        ),
-        step=np.array(
-            [
-                np.mean([balancedness(step) for step in gpu_loads(records, placement, num_gpus)])
-                for records, placement in zip(history.records[1:], placements)
-            ]
-        ),
+        same_window=np.array([over_gpus(*pair) for pair in seen]),
+        expert=np.array([balancedness(slot_loads(*pair)) for pair in coming]),
+        step=np.array([step_by_step(*pair) for pair in steps]),
         locality=np.array(
             [node_locality(p.phy2log, p.num_experts, deployment) for p in placements]
         ),
         migrated=np.array(
-            [migrated_experts(before, after, num_gpus) for before, after in pairwise(placements)]
+            [migrated_experts(*neighbours, num_gpus) for neighbours in pairwise(placements)]
         ),
-        gpu_loads=np.array(loads),
+        gpu_loads=loads,
     )
 
 

@@ -87,7 +87,7 @@ def slow_replicas(load: list[float], slots: int) -> list[int]:
     """Spare replicas one by one to the expert whose replica is hottest, the first of equals."""
     count = [1] * len(load)
     for _ in range(slots - len(load)):
-        per_replica = [np.float32(w) / np.float32(c) for w, c in zip(load, count)]
+        per_replica = [np.float32(w) / np.float32(c) for w, c in zip(load, count, strict=True)]
         count[per_replica.index(max(per_replica))] += 1
     return count
 
@@ -109,7 +109,7 @@ def slow_packs(weights: list[float], packs: int) -> list[int]:
 def test_replicas_go_to_the_hottest(experts, spare, seed):
     load = random_loads(seed, 2, experts)
     _, logcnt = initial.replicate_experts(torch.from_numpy(load).float(), experts + spare)
-    for row, count in zip(load.tolist(), logcnt.tolist()):
+    for row, count in zip(load.tolist(), logcnt.tolist(), strict=True):
         assert count == slow_replicas(row, experts + spare)
 
 
@@ -121,10 +121,14 @@ def test_packs_are_those_of_a_slow_reimplementation(packs, capacity, seed):
     exponents = np.random.default_rng(seed).permuted(np.tile(np.arange(items), (2, 1)), axis=1)
     weight = torch.from_numpy(2.0**exponents)
     pack_index, rank_in_pack = initial.balanced_packing(weight, packs)
-    for row, got, rank in zip(weight.tolist(), pack_index.tolist(), rank_in_pack.tolist()):
+    for row, got, rank in zip(
+        *(t.tolist() for t in (weight, pack_index, rank_in_pack)), strict=True
+    ):
         if capacity > 1:
             assert got == slow_packs(row, packs)
-        assert sorted(zip(got, rank)) == [(p, r) for p in range(packs) for r in range(capacity)]
+        assert sorted(zip(got, rank, strict=True)) == [
+            (p, r) for p in range(packs) for r in range(capacity)
+        ]
 
 
 @pytest.mark.parametrize("node_local", [True, False])

@@ -242,7 +242,8 @@ def test_good_deployments_pass(drawn):
         ),
         (
             Deployment(num_nodes=5),
-            "num_gpus 32 is not a multiple of num_nodes 5; the nearest value that works is 30 or 35",
+            "num_gpus 32 is not a multiple of num_nodes 5; "
+            "the nearest value that works is 30 or 35",
         ),
         (
             Deployment(num_groups=7),

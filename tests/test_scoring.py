@@ -25,7 +25,7 @@ from tests.strategies import deployments, random_loads, random_phy2log, seeds
 def slow_balancedness(load, phy2log, units):
     """Σ mean / Σ max over ``units`` equal parts of the slots, by hand."""
     hottest = mean = 0.0
-    for tokens, row in zip(load.tolist(), phy2log.tolist()):
+    for tokens, row in zip(load.tolist(), phy2log.tolist(), strict=True):
         size = len(row) // units
         parts = [
             sum(tokens[e] / row.count(e) for e in row[u * size : (u + 1) * size])

@@ -64,7 +64,7 @@ def test_migrations_are_those_of_a_slow_reimplementation(drawn, layers, seed, ot
         random_phy2log(s, layers, deployment.num_replicas, experts) for s in (seed, other)
     )
     fetched = 0
-    for old, new in zip(before.tolist(), after.tolist()):
+    for old, new in zip(before.tolist(), after.tolist(), strict=True):
         for gpu in range(deployment.num_gpus):
             part = slice(gpu * slots, (gpu + 1) * slots)
             fetched += len(set(new[part]) - set(old[part]))
