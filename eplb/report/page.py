@@ -76,7 +76,7 @@ def _moves_before(chain: list[Program]) -> dict[str, list[Migration]]:
     made = [child.timestamp for child in chain[1:]] + [math.inf]
     return {
         p.id: [move for move in p.migrations if move.timestamp <= child]
-        for p, child in zip(chain, made)
+        for p, child in zip(chain, made, strict=True)
     }
 
 
