@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable
 from dataclasses import dataclass
+from itertools import pairwise
 
 # Room beyond the outermost values, as a share of the range, so that no mark sits on the frame.
 PADDING = 0.04
@@ -72,7 +73,7 @@ def spread(positions: list[float], gap: float) -> list[float]:
     """Move labels apart along one line until neighbours are ``gap`` pixels apart, order kept."""
     order = sorted(range(len(positions)), key=positions.__getitem__)
     placed = list(positions)
-    for before, after in zip(order, order[1:]):
+    for before, after in pairwise(order):
         placed[after] = max(placed[after], placed[before] + gap)
     if order:
         # What was pushed down is shared evenly, so that the group stays around its lines.

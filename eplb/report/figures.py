@@ -10,6 +10,7 @@ import math
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from itertools import pairwise
 
 from eplb.report.axis import Axis, spread
 from eplb.report.history import Exchange, Island
@@ -87,7 +88,7 @@ def score_figure(
         y_ticks=y.ticks(),
         lines=[
             Line(_staircase(island, x, y), island.index % COLOURS, island, label, end)
-            for island, label, end in zip(alive, labels, ends)
+            for island, label, end in zip(alive, labels, ends, strict=True)
         ],
         dots=[Mark(x.at(p.generation), y.at(p.score), p, p.birth_island % COLOURS) for p in scored],
         arrivals=[
@@ -187,9 +188,7 @@ def exchange_figure(
         moments[move.generation].append(move)
     # Arrows of one moment stand side by side, and stay clear of the next moment's.
     places = [x.at(generation) for generation in sorted(moments)]
-    apart = 0.7 * min(
-        (b - a for a, b in zip(places, places[1:])), default=places[0] if places else 0
-    )
+    apart = 0.7 * min((b - a for a, b in pairwise(places)), default=places[0] if places else 0)
     arrows = []
     for generation, together in moments.items():
         for i, move in enumerate(together):

@@ -2,7 +2,7 @@
 
 Everything that comes out of a results folder is untrusted: it is printed through Jinja2's
 autoescape, control and direction-changing characters are made visible, and the page's content
-security policy allows no request and only the two scripts and styles that are ours, by their hash.
+security policy allows no request, and only our own script and style, by their hash.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ import math
 import time
 from collections.abc import Iterator
 from functools import cache
+from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
@@ -73,10 +74,10 @@ def render(run: Run, written_at: float) -> str:
 
 def _moves_before(chain: list[Program]) -> dict[str, list[Migration]]:
     """The migrations of each program of a lineage before its child was made; all of the last."""
-    made = [child.timestamp for child in chain[1:]] + [math.inf]
+    made = [child.timestamp for child in chain[1:]]
     return {
         p.id: [move for move in p.migrations if move.timestamp <= child]
-        for p, child in zip(chain, made)
+        for p, child in zip_longest(chain, made, fillvalue=math.inf)
     }
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from itertools import pairwise
 
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -49,8 +50,8 @@ def test_equal_factors_are_equal_distances() -> None:
 @given(st.lists(st.floats(0, 300), min_size=1, max_size=8))
 def test_labels_are_apart_and_in_order(places: list[float]) -> None:
     moved = spread(places, 15.0)
-    pairs = sorted(zip(places, moved))
-    assert all(b - a >= 15.0 - 1e-6 for a, b in zip(sorted(moved), sorted(moved)[1:]))
+    pairs = sorted(zip(places, moved, strict=True))
+    assert all(b - a >= 15.0 - 1e-6 for a, b in pairwise(sorted(moved)))
     if len(set(places)) == len(places):
         assert [m for _, m in pairs] == sorted(moved)
     assert math.isclose(sum(places), sum(moved), abs_tol=1e-6)

@@ -85,6 +85,7 @@ def test_the_browser_sees_what_the_database_says(
         document.column("traffic-table", "From island"),
         document.column("traffic-table", "To island"),
         document.column("traffic-table", "Programs migrated"),
+        strict=True,
     )
     assert {(int(a), int(b), int(n)) for a, b, n in traffic if n != "0"} == set(moves) and moves
     assert len(re.findall('class="mark arrow', seen.dom)) == len(set(all_moves(finished_run)))
@@ -99,7 +100,7 @@ def test_the_browser_sees_what_the_database_says(
     made["model-1"] += 1
     names = document.column("model-table", "Model")
     proposals = document.column("model-table", "Proposals")
-    assert {name: int(n) for name, n in zip(names, proposals)} == made
+    assert {name: int(n) for name, n in zip(names, proposals, strict=True)} == made
 
     lineage = ancestors(finished_run, best_id)
     assert [int(g) for g in re.findall(r'class="when">generation (\d+)', seen.dom)] == lineage

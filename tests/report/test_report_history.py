@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
 from pathlib import Path
 
 from eplb.report import history
@@ -65,7 +66,7 @@ def test_lineage_is_the_chain_of_parents(finished_run: Path) -> None:
     programs, best = run.programs, history.find_best(run.programs, run.tracked_best)
     chain = history.lineage(best, programs)
     assert chain[-1] is best and chain[0].is_seed
-    for parent, child in zip(chain, chain[1:]):
+    for parent, child in pairwise(chain):
         assert child.parent_id == parent.id
 
 
@@ -144,15 +145,16 @@ def test_a_migrant_that_becomes_the_best_of_its_new_island() -> None:
     child = program("n", generation=5, timestamp=5.0, score=0.7, island=1, parent_id="m")
     before = program("o", generation=3, timestamp=3.0, score=0.2, parent_id="m")
     other = program("i", generation=6, timestamp=6.0, inspirations=("m", "s", "gone"), score=0.3)
-    programs = [seed, copy, migrant, before, child, other]
+    twin = program("t", generation=7, timestamp=7.0, score=0.7, island=1)
+    programs = [seed, copy, migrant, before, child, other, twin]
     islands = history.islands(programs)
     one = islands[1]
     assert [(s.generation, s.program.id, s.arrived_from) for s in one.steps] == [
         (0, "c", None),
         (4, "m", 0),
         (5, "n", None),
-    ]
-    assert (one.made, one.arrivals, one.departures) == (1, 1, 0)
+    ], "an equal score is no rise"
+    assert (one.made, one.arrivals, one.departures) == (2, 1, 0)
     assert islands[0].best is migrant, "it was the best there before it left"
     [exchange] = history.exchanges(programs, islands)
     assert exchange.raised == 1 and exchange.programs == (migrant,)
