@@ -115,10 +115,12 @@ def read_trace(
             f"with python -m eplb.workload_model --output {path}"
         ) from error
     except OSError as error:
-        raise UserError(f"cannot read trace {path}: {error.strerror}; name a readable file") from error
+        raise UserError(
+            f"cannot read trace {path}: {error.strerror}; name a readable file"
+        ) from error
     except BadJson as error:
         raise UserError(f"trace {path} {error}; record or download it again") from error
-    return Trace(np.stack(records).astype(np.int64, copy=False), header)
+    return Trace(np.stack(records, dtype=np.int64), header)
 
 
 def _read_records(
@@ -194,7 +196,9 @@ def _checked_header(path: Path, header: dict[str, Any]) -> TraceHeader:
             continue
         if "str" in field.type:
             if not isinstance(value, str):
-                raise UserError(f"trace {path}: {field.name} is {json.dumps(value)}; it must be text")
+                raise UserError(
+                    f"trace {path}: {field.name} is {json.dumps(value)}; it must be text"
+                )
         elif type(value) is not int or value < (0 if field.name == "seed" else 1):
             raise UserError(
                 f"trace {path}: {field.name} is {json.dumps(value)}; it must be a positive integer"
