@@ -51,29 +51,38 @@ class WorkloadModel:
     windows: int = 12
     records_per_window: int = 10
     steps_per_record: int = 10
-    tokens_per_record: int = 32768
-    skew: float = 0.445
-    hot: float = 0.82
-    hot_at: float = 1.2
-    hot_width: float = 0.3
-    ceiling: float = 11.2
-    group_skew: float = 0.41
-    group_hot: float = 0.71
-    layer_spread: float = 0.2
+    tokens_per_record: int = 22500
+    skew: float = 0.4376
+    hot: float = 0.753
+    hot_at: float = 1.7438
+    hot_width: float = 0.3996
+    ceiling: float = 8.7
+    group_skew: float = 0.4694
+    group_hot: float = 0.6248
+    layer_spread: float = 0.168
     domains: int = 4
-    specialisation: float = 0.34
-    drift: float = 0.2
-    memory: float = 30.0
+    specialisation: float = 0.354
+    drift: float = 0.1574
+    memory: float = 26.6
     memory_spread: float = 1.1
-    domain_drift: float = 0.19
-    burstiness: float = 0.2
-    jitter: float = 0.1
+    domain_drift: float = 0.149
+    burstiness: float = 0.25
+    jitter: float = 0.11
     busyness: float = 0.15
     regime_window: int | None = 9
-    regime_shift: float = 0.97
-    regime_skew: float = 1.15
-    regime_peak: float = 0.6
-    shifts: tuple[tuple[int, float], ...] = ((1, 0.5), (5, 0.07), (10, 0.4), (11, 0.4))
+    regime_shift: float = 0.9985
+    regime_skew: float = 1.225
+    regime_peak: float = 1.12
+    shifts: tuple[tuple[int, float], ...] = (
+        (1, 0.497),
+        (2, 0.0548),
+        (5, 0.107),
+        (6, 0.095),
+        (7, 0.095),
+        (8, 0.095),
+        (10, 0.3061),
+        (11, 0.3061),
+    )
     seed: int = 0
 
     @property
