@@ -53,8 +53,9 @@ def items_of(
         found = True
         if text.next_character() != "[":
             raise BadJson(f'is unusable: "{list_key}" is not a list')
-        for text.items_read, _ in enumerate(text.elements("[", "]")):
+        for _ in text.elements("[", "]"):
             yield key, text.value()
+            text.items_read += 1
     if text.next_character() != "":
         raise BadJson(f"is not JSON: it goes on after the object's end, at {text.place()}")
     if not found:
@@ -133,7 +134,7 @@ class _Text:
                     return value
 
     def _cut_off(self) -> BadJson:
-        return BadJson(f"is cut off or not JSON at its end, in or after item {self.items_read}")
+        return BadJson(f"is cut off or not JSON at its end, after {self.items_read} whole items")
 
     def _fill(self) -> bool:
         """Append more text, as much again as is still unread; False at the end of the file."""

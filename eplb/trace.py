@@ -1,7 +1,7 @@
 """Load histories in memory and on disk: the trace, its windows, reading and writing.
 
 A trace file is one JSON object, the format of the public ``expert-load.json``:
-``{<header fields>, "load_history": [{"logical_expert_load": [[tokens per expert] per layer]}, …]}``.
+``{<header>, "load_history": [{"logical_expert_load": [[tokens per expert] per layer]}, …]}``.
 Unknown keys, at the top or in a record, are ignored. Reading streams (`eplb.jsonstream`), so that
 a file of hundreds of megabytes costs little more memory than its numbers. Not covered: what a
 placement does to a load (`eplb.simulator`), and the synthetic trace (`eplb.workload_model`).
@@ -62,8 +62,8 @@ class Trace:
     def interval(self, rebalance_interval: int | None = None) -> int:
         """Records per window: the argument, else the header's, else 100 as in the public file.
 
-        Raises `UserError` where that leaves fewer than two windows: one to learn from, one to
-        be judged on.
+        Raises `UserError` where that leaves fewer than two windows, one to learn from and one to
+        be judged on. The message does not name the file, which a trace does not know.
         """
         records = self.loads.shape[0]
         candidates = (rebalance_interval, self.header.rebalance_interval, PUBLIC_INTERVAL)
@@ -76,7 +76,7 @@ class Trace:
             )
         if records // interval < 2:
             raise UserError(
-                f"{records} records make {records // interval} whole window at a "
+                f"{records} records make {records // interval} whole windows at a "
                 f"rebalance_interval of {interval}, and two are needed; "
                 f"the largest value that works is {records // 2}"
             )
@@ -115,10 +115,12 @@ def read_trace(
             f"with python -m eplb.workload_model --output {path}"
         ) from error
     except OSError as error:
-        raise UserError(f"cannot read trace {path}: {error.strerror}; name a readable file") from error
+        raise UserError(
+            f"cannot read trace {path}: {error.strerror}; name a readable file"
+        ) from error
     except BadJson as error:
         raise UserError(f"trace {path} {error}; record or download it again") from error
-    return Trace(np.stack(records).astype(np.int64, copy=False), header)
+    return Trace(np.stack(records, dtype=np.int64), header)
 
 
 def _read_records(
@@ -183,7 +185,7 @@ def _check_row(row: list[Any], where: str) -> None:
             )
         if tokens < 0 or tokens > MOST_TOKENS:
             raise UserError(
-                f"{where}, expert {expert} is {tokens}; token counts must be from 0 to {MOST_TOKENS}"
+                f"{where}, expert {expert} is {tokens}; token counts go from 0 to {MOST_TOKENS}"
             )
 
 
@@ -194,7 +196,9 @@ def _checked_header(path: Path, header: dict[str, Any]) -> TraceHeader:
             continue
         if "str" in field.type:
             if not isinstance(value, str):
-                raise UserError(f"trace {path}: {field.name} is {json.dumps(value)}; it must be text")
+                raise UserError(
+                    f"trace {path}: {field.name} is {json.dumps(value)}; it must be text"
+                )
         elif type(value) is not int or value < (0 if field.name == "seed" else 1):
             raise UserError(
                 f"trace {path}: {field.name} is {json.dumps(value)}; it must be a positive integer"

@@ -1,0 +1,162 @@
+"""Shape and temper of a served model, and presets for well-known ones.
+
+Covered: what can be chosen, and which choices make no sense. Not covered: what a choice leads to
+(`eplb.workload_model.traffic`).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+from eplb.errors import UserError
+from eplb.trace import TraceHeader
+
+
+@dataclass(frozen=True)
+class WorkloadModel:
+    """A served model and its traffic. The temper's defaults are calibrated on DeepSeek-V3.
+
+    Popularity is in natural-log units around its layer's mean, and "share" a part of its variance.
+
+    model, layers, experts, top_k: the model
+    num_groups: groups of consecutive experts that share some of their popularity; 1 for none
+    windows, records_per_window, steps_per_record: length and resolution of the trace
+    tokens_per_record: mean tokens that one record sums up, per layer
+    skew: standard deviation of the popularity of a domain's experts
+    hot, hot_at, hot_width: what hot experts have on top of that, from how many standard deviations
+        on an expert is half hot, and how gradually
+    ceiling: loads bend towards this multiple of the mean, the pressure of balanced training
+    group_skew, group_hot: standard deviation of what a group's experts share, in popularity and
+        in how close they are to being hot
+    layer_spread: relative standard deviation of the skew over layers
+    domains, specialisation: domains in the mixture, and the share of popularity that is their own
+    drift, memory, memory_spread: the share that wanders expert by expert, the windows in which an
+        expert forgets where it was (median), and how that varies (standard deviation of the log)
+    domain_drift: standard deviation of the log weight of a domain from window to window
+    burstiness, jitter: standard deviation, record by record, of the log weight of a domain and of
+        the popularity of an expert
+    busyness: standard deviation of the log of a record's tokens
+    regime_window, regime_shift: first window of the new regime (None for no change), and the
+        share of popularity that is new in it
+    regime_skew, regime_peak: skew of the new regime relative to the old, and what the hottest one
+        in a hundred experts have on top in its first window
+    shifts: smaller changes of regime, (window, share)
+    """
+
+    model: str = "deepseek-ai/DeepSeek-V3"
+    layers: int = 58
+    experts: int = 256
+    num_groups: int = 8
+    top_k: int = 8
+    windows: int = 12
+    records_per_window: int = 10
+    steps_per_record: int = 10
+    tokens_per_record: int = 22500
+    skew: float = 0.4376
+    hot: float = 0.753
+    hot_at: float = 1.7438
+    hot_width: float = 0.3996
+    ceiling: float = 8.7
+    group_skew: float = 0.4694
+    group_hot: float = 0.6248
+    layer_spread: float = 0.168
+    domains: int = 4
+    specialisation: float = 0.354
+    drift: float = 0.1574
+    memory: float = 26.6
+    memory_spread: float = 1.1
+    domain_drift: float = 0.149
+    burstiness: float = 0.25
+    jitter: float = 0.11
+    busyness: float = 0.15
+    regime_window: int | None = 9
+    regime_shift: float = 0.9985
+    regime_skew: float = 1.225
+    regime_peak: float = 1.12
+    shifts: tuple[tuple[int, float], ...] = (
+        (1, 0.497),
+        (2, 0.0548),
+        (5, 0.107),
+        (6, 0.095),
+        (7, 0.095),
+        (8, 0.095),
+        (10, 0.3061),
+        (11, 0.3061),
+    )
+    seed: int = 0
+
+    @property
+    def records(self) -> int:
+        return self.windows * self.records_per_window
+
+    @property
+    def header(self) -> TraceHeader:
+        return TraceHeader(
+            model=self.model,
+            source="synthetic, made by eplb.workload_model; not a recording",
+            seed=self.seed,
+            top_k=self.top_k,
+            num_groups=self.num_groups,
+            steps_per_record=self.steps_per_record,
+            rebalance_interval=self.records_per_window,
+        )
+
+    def check(self) -> None:
+        """Raise `UserError` for the first parameter that makes no sense."""
+        for name in _COUNTS:
+            if getattr(self, name) < 1:
+                raise UserError(f"{name} is {getattr(self, name)}; it must be at least 1")
+        if self.experts % self.num_groups:
+            raise UserError(
+                f"num_groups {self.num_groups} does not divide the {self.experts} experts; "
+                f"1 stands for no groups"
+            )
+        if self.top_k > self.experts:
+            raise UserError(f"top_k {self.top_k} is more than the {self.experts} experts")
+        if self.seed < 0:
+            raise UserError(f"seed is {self.seed}; it must be at least 0")
+        for name in ("specialisation", "drift", "regime_shift"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise UserError(f"{name} is {getattr(self, name)}; it must be from 0 to 1")
+        for name in ("ceiling", "hot_width", "memory"):
+            if not getattr(self, name) > 0:
+                raise UserError(f"{name} is {getattr(self, name)}; it must be above 0")
+
+
+_COUNTS = (
+    "layers",
+    "experts",
+    "num_groups",
+    "top_k",
+    "windows",
+    "records_per_window",
+    "steps_per_record",
+    "tokens_per_record",
+    "domains",
+)
+
+_CALIBRATED = WorkloadModel()
+
+PRESETS = {
+    "deepseek-v3": _CALIBRATED,
+    "qwen3-235b": replace(
+        _CALIBRATED, model="Qwen/Qwen3-235B-A22B", layers=94, experts=128, num_groups=1
+    ),
+    "kimi-k2": replace(
+        _CALIBRATED, model="moonshotai/Kimi-K2-Instruct", layers=60, experts=384, num_groups=1
+    ),
+    "bursty": replace(_CALIBRATED, burstiness=1.0, jitter=0.4, domain_drift=0.5, busyness=0.5),
+    "stationary": replace(_CALIBRATED, drift=0.0, domain_drift=0.0, regime_window=None, shifts=()),
+    "tiny": WorkloadModel(
+        model="tiny",
+        layers=3,
+        experts=16,
+        num_groups=4,
+        top_k=2,
+        windows=4,
+        records_per_window=3,
+        tokens_per_record=2048,
+        regime_window=2,
+        shifts=(),
+    ),
+}
