@@ -65,7 +65,7 @@ def _replace_function(
     if donors:
         changed = grafting.graft(program, rng.choice(donors), name)
         if changed:
-            return Change(changed, f"take_{name}", f"Take `{name}` from another program.")
+            return Change(changed, f"take_{name.lower()}", f"Take `{name}` from another program.")
     return None
 
 
