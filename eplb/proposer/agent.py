@@ -3,8 +3,8 @@
     python -S -E agent.py --check
     python -S -E agent.py AGENT --prompt-file FILE --work-dir FOLDER --allow read-only --usage
 
-Prints the answer and, last, a line of JSON with the usage. ``EPLB_PROPOSER_SEED`` (default 0) chooses
-the proposals. Started once a proposal, so it imports the standard library only.
+Prints the answer and, last, a line of JSON with the usage. ``EPLB_PROPOSER_SEED`` (default 0)
+chooses the proposals. Started once a proposal, so it imports the standard library only.
 """
 
 from __future__ import annotations

@@ -57,7 +57,7 @@ def _replace_function(
 ) -> Change | None:
     """Replace one function by a part that fits it or by an inspiration's of the same signature."""
     function = program.functions()[name]
-    parts = [part for part in sources.parts if part.fits(function)]
+    parts = [part for part in sources.parts if part.fits(function, program.bound_names())]
     donors = [d for d in sources.donors if name in grafting.differing_functions(program, d)]
     if parts and (not donors or rng.random() < 0.5):
         part = rng.choice(parts)
@@ -65,7 +65,7 @@ def _replace_function(
     if donors:
         changed = grafting.graft(program, rng.choice(donors), name)
         if changed:
-            return Change(changed, f"take_{name}", f"Take `{name}` from another program.")
+            return Change(changed, f"take_{name.lower()}", f"Take `{name}` from another program.")
     return None
 
 

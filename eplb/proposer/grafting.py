@@ -5,8 +5,16 @@ from __future__ import annotations
 import ast
 import random
 
-from eplb.proposer.mutations import Change, Sources, same_function
-from eplb.proposer.program import Edit, Program, names_bound_by, names_read_by, parameters, results
+from eplb.proposer.mutations import Change, Sources
+from eplb.proposer.program import (
+    Edit,
+    Program,
+    function_meaning,
+    names_bound_by,
+    names_read_by,
+    parameters,
+    results,
+)
 
 
 def take_function(program: Program, rng: random.Random, sources: Sources) -> Change | None:
@@ -48,12 +56,12 @@ def differing_functions(program: Program, donor: Program) -> list[str]:
         and parameters(mine) is not None
         and parameters(mine) == parameters(theirs[name])
         and results(mine) == results(theirs[name])
-        and not same_function(mine, theirs[name])
+        and function_meaning(mine) != function_meaning(theirs[name])
     )
 
 
 def graft(program: Program, donor: Program, name: str) -> Program | None:
-    """Replace a function by the donor's, and copy what it needs; None where that is not possible."""
+    """Replace a function by the donor's and copy what it needs; None where that is impossible."""
     start, end = program.span(program.functions()[name])
     function = donor.functions()[name]
     copied = _missing(function, donor, program.bound_names())

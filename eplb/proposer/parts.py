@@ -7,13 +7,19 @@ most a few helpers or module-level variables for it. Parts are read as text and 
 from __future__ import annotations
 
 import ast
+import builtins
 from pathlib import Path
 from typing import NamedTuple
 
-from eplb.proposer.program import names_bound_by, names_read_by, parameters, results
+from eplb.proposer.program import (
+    function_meaning,
+    names_bound_by,
+    names_read_by,
+    parameters,
+    results,
+)
 
 CATALOGUE = Path(__file__).resolve().parent / "catalogue"
-FORECASTING = "forecasting"
 
 
 class Part(NamedTuple):
@@ -26,19 +32,31 @@ class Part(NamedTuple):
     function: ast.FunctionDef
     imports: list[ast.stmt]
     helpers: list[ast.stmt]
+    meaning: str
 
     def source(self, node: ast.stmt) -> str:
         lines = self.text.split("\n")
         start = min([node.lineno, *(d.lineno for d in getattr(node, "decorator_list", []))])
         return "\n".join(lines[start - 1 : node.end_lineno])
 
-    def fits(self, function: ast.FunctionDef) -> bool:
-        """Whether the part can stand in: the same parameters, by name or number, and results."""
+    def fits(self, function: ast.FunctionDef, present: set[str]) -> bool:
+        """Whether the part can stand in for a function of a program that binds ``present``.
+
+        It can with the same parameters, by name or number, the same number of results, and every
+        function of the program at hand that it calls.
+        """
         takes = parameters(function)
         if takes is None or results(function) != results(self.function):
             return False
         mine = parameters(self.function)
-        return takes == mine or (function.name == self.function.name and len(takes) == len(mine))
+        alike = takes == mine or (function.name == self.function.name and len(takes) == len(mine))
+        return alike and self.calls() <= present - {function.name}
+
+    def calls(self) -> set[str]:
+        """Functions of the program that the part calls: no part brings everything itself."""
+        own = set().union(*(names_bound_by(node) for node in (*self.imports, *self.helpers)))
+        own |= names_bound_by(ast.Module(self.function.body, [])) | set(parameters(self.function))
+        return names_read_by(self.function) - own - set(dir(builtins))
 
 
 def read_part(path: Path) -> Part:
@@ -51,7 +69,8 @@ def read_part(path: Path) -> Part:
     if not summary or not others or not isinstance(others[-1], ast.FunctionDef):
         raise ValueError(f"{path} is no part: it needs a docstring and ends with one function")
     function, helpers = others[-1], others[:-1]
-    return Part(path.parent.name, path.stem, summary, text, function, imports, helpers)
+    same = function_meaning(function)
+    return Part(path.parent.name, path.stem, summary, text, function, imports, helpers, same)
 
 
 def read_catalogue(folder: Path = CATALOGUE) -> list[Part]:

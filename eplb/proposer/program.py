@@ -9,6 +9,7 @@ from __future__ import annotations
 import ast
 import bisect
 import collections
+import functools
 from collections.abc import Iterable, Iterator
 
 from eplb.errors import UserError
@@ -97,6 +98,11 @@ class Program:
         start, end = self.span(node)
         return self.text[start:end]
 
+    def indentation(self, node: ast.stmt) -> str:
+        """What stands before the statement on its line: spaces or tabs."""
+        start, _ = self.line_span(node)
+        return self.text[start : self.span(node)[0]]
+
     def offset(self, line: int, column: int) -> int:
         """Position in the text of a syntax node's line and column, which counts UTF-8 bytes."""
         return self._line_start[line - 1] + len(self._line_bytes[line - 1][:column].decode())
@@ -161,6 +167,7 @@ def parameters(function: ast.FunctionDef) -> tuple[str, ...] | None:
     return tuple(argument.arg for argument in (*arguments.posonlyargs, *arguments.args))
 
 
+@functools.lru_cache(maxsize=1024)
 def results(function: ast.FunctionDef) -> int | None:
     """How many values every return gives: 1 where it is not a tuple, None where they disagree."""
     counts = set()
@@ -169,7 +176,7 @@ def results(function: ast.FunctionDef) -> int | None:
         node = pending.pop()
         if isinstance(node, ast.Return):
             counts.add(len(node.value.elts) if isinstance(node.value, ast.Tuple) else 1)
-        elif not isinstance(node, (ast.FunctionDef, ast.Lambda, ast.ClassDef)):
+        elif not isinstance(node, (ast.FunctionDef, ast.ClassDef, ast.expr)):
             pending.extend(ast.iter_child_nodes(node))
     return counts.pop() if len(counts) == 1 else None
 
@@ -182,6 +189,16 @@ def docstring_node(node: ast.AST) -> ast.Expr | None:
     if body and isinstance(body[0], ast.Expr) and isinstance(body[0].value, ast.Constant):
         return body[0] if isinstance(body[0].value.value, str) else None
     return None
+
+
+@functools.lru_cache(maxsize=1024)
+def function_meaning(function: ast.FunctionDef) -> str:
+    """The function's `meaning` whatever its name: equal where two functions do the same."""
+    name, function.name = function.name, ""
+    try:
+        return meaning(function)
+    finally:
+        function.name = name
 
 
 def meaning(tree: ast.AST) -> str:

@@ -128,17 +128,17 @@ def read_request(prompt: Prompt) -> Request:
 
 
 def _after(text: str, headings: tuple[str, ...]) -> Listing | None:
-    """The program under the first of these headings that is there; its last occurrence counts.
+    """The program right under the first of these headings that has one; its last one counts.
 
     The last one, since earlier sections hold other programs, whose text is not ours to trust.
     """
     for heading in headings:
-        at = text.rfind(heading)
-        while at != -1:
-            listing = _fenced(text, at + len(heading))
+        # Under the heading: perhaps another heading, perhaps one paragraph, then the fence.
+        place = re.compile(rf"^{re.escape(heading)}(?:# .*\n)*\n?(?:[^`#\n].*\n\n)?(?=```)", re.M)
+        for match in reversed(list(place.finditer(text))):
+            listing = _fenced(text, match.end())
             if listing:
                 return listing[0]
-            at = text.rfind(heading, 0, at)
     return None
 
 

@@ -19,18 +19,19 @@ from eplb.proposer.parts import read_catalogue
 from eplb.proposer.program import Program, meaning
 from eplb.proposer.summaries import summarise
 
-# How often each operator is drawn where it applies.
+# How often each operator is drawn where it applies. Trying other methods pays most by far; numbers
+# and conditions matter once the methods are found.
 WEIGHTS = {
-    mutations.swap_function: 5.0,
-    mutations.change_condition: 1.5,
-    mutations.insert_step: 1.5,
-    mutations.specialise_call: 1.0,
-    mutations.perturb_constant: 1.5,
-    grafting.take_function: 2.0,
-    simplifications.simplify: 2.0,
+    mutations.swap_function: 8.0,
+    mutations.change_condition: 0.5,
+    mutations.insert_step: 0.7,
+    mutations.specialise_call: 0.5,
+    mutations.perturb_constant: 0.7,
+    grafting.take_function: 1.5,
+    simplifications.simplify: 1.5,
 }
 # Chance that one more operator follows, by the kind of request: a full rewrite goes further.
-ONE_MORE = {prompt.DIFF: 0.3, prompt.FULL: 0.6, prompt.CROSS: 0.3}
+ONE_MORE = {prompt.DIFF: 0.4, prompt.FULL: 0.6, prompt.CROSS: 0.3}
 ATTEMPTS = 200
 
 

@@ -25,17 +25,26 @@ from eplb.proposer.program import (
 
 Site = tuple[str, list[Edit]]  # what is simplified, and how
 CONVERSIONS = ("clone", "contiguous", "copy", "cpu", "detach", "double", "float", "long")
+MOST_AT_ONCE = 12
 
 
 def simplify(program: Program, rng: random.Random, sources: Sources) -> Change | None:
-    """Apply one simplification, chosen evenly among the kinds that apply."""
-    kinds = [list(find(program)) for find in FINDERS]
-    kinds = [sites for sites in kinds if sites]
+    """Apply one simplification, or half of the time all of one kind, evenly among the kinds."""
+    kinds = [find for find in FINDERS if any(True for _ in find(program))]
     if not kinds:
         return None
-    what, edits = rng.choice(rng.choice(kinds))
+    find = rng.choice(kinds)
+    what, edits = rng.choice(list(find(program)))
+    program = program.edited(edits)
+    if rng.random() < 0.5:
+        for _ in range(MOST_AT_ONCE):
+            more = next(find(program), None)
+            if more is None:
+                break
+            program = program.edited(more[1])
+        what += " and the like"
     name = re.sub(r"\W+", "_", what).strip("_").lower()[:60]
-    return Change(program.edited(edits), f"simplify_{name}", f"Simplify: {what}.")
+    return Change(program, f"simplify_{name}", f"Simplify: {what}.")
 
 
 def unused_definitions(program: Program) -> Iterator[Site]:
@@ -155,7 +164,7 @@ def drop_conversion(program: Program) -> Iterator[Site]:
 
 
 def sorted_permutations(program: Program) -> Iterator[Site]:
-    """``x.gather(d, p.argsort(dim=d))`` becomes a scatter: inverting a permutation needs no sort."""
+    """``x.gather(d, p.argsort(dim=d))`` becomes a scatter: inverting needs no sort."""
     for call in program.nodes(ast.Call):
         gathers = isinstance(call.func, ast.Attribute) and call.func.attr == "gather"
         if not gathers or len(call.args) != 2 or "torch" not in program.bound_names():
@@ -219,7 +228,7 @@ def _replaced_by(
     """Put the body in the statement's place, at the statement's indentation."""
     start, end = program.line_span(node)
     if not body:
-        yield what, [(start, end, " " * node.col_offset + "pass\n")]
+        yield what, [(start, end, f"{program.indentation(node)}pass\n")]
         return
     several_lines = any(
         isinstance(inner, (ast.Constant, ast.JoinedStr)) and inner.end_lineno > inner.lineno
@@ -231,4 +240,4 @@ def _replaced_by(
     first, _ = program.line_span(body[0])
     _, last = program.line_span(body[-1])
     inside = textwrap.dedent(program.text[first:last])
-    yield what, [(start, end, textwrap.indent(inside, " " * node.col_offset))]
+    yield what, [(start, end, textwrap.indent(inside, program.indentation(node)))]

@@ -8,9 +8,8 @@ from __future__ import annotations
 import re
 
 from eplb.errors import UserError
-from eplb.proposer.mutations import same_function
 from eplb.proposer.parts import Part
-from eplb.proposer.program import Program
+from eplb.proposer.program import Program, function_meaning
 from eplb.proposer.prompt import INSIGHTS, SUMMARY, Request
 
 _SCORED = re.compile(
@@ -31,10 +30,10 @@ def summarise(request: Request, parts: list[Part]) -> str:
 def parts_in(text: str, parts: list[Part]) -> list[Part]:
     """The catalogue's parts that a program holds, as they are in the catalogue."""
     try:
-        functions = Program(text).functions().values()
+        functions = set(map(function_meaning, Program(text).functions().values()))
     except (SyntaxError, UserError):
         return []
-    return [part for part in parts if any(same_function(part.function, f) for f in functions)]
+    return [part for part in parts if part.meaning in functions]
 
 
 def _summary(request: Request, parts: list[Part]) -> str:

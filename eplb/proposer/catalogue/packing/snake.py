@@ -11,7 +11,10 @@ import torch
 def balanced_packing(weight, num_packs):
     """Deal the items, heaviest first, to the packs in turn, there and back."""
     rows, items = weight.shape
-    heaviest_first = np.argsort(-np.asarray(weight, dtype=np.float32), axis=1)
+    heaviness = np.asarray(weight, dtype=np.float32)
+    step = np.maximum(heaviness.max(axis=1, keepdims=True), 1e-30) / 65535
+    lightness = (65535 - heaviness / step).astype(np.uint16)
+    heaviest_first = np.argsort(lightness, axis=1, kind="stable")
     heaviest_first += np.arange(rows)[:, None] * items
     turn, seat = np.divmod(np.arange(items), num_packs)
     pack_index = np.empty((rows, items), dtype=np.int64)

@@ -6,23 +6,24 @@ Taylor's power law (Aggregation, variance and the mean, 1961): variance grows as
 mean, in units of the row's mean load.
 """
 
+import numpy as np
 import torch
 
 
 def replicate_experts(weight, num_physical):
     """Replicate for the load plus a margin in proportion to its standard deviation."""
     rows, experts = weight.shape
-    load = weight.float()
-    mean = load.mean(dim=-1, keepdim=True).clamp(min=1e-30)
-    deviation = mean * (load / mean) ** 0.75
-    planned = load + 0.3 * deviation
-    every_row = torch.arange(rows)
-    logcnt = torch.ones(rows, experts, dtype=torch.int64)
-    phy2log = torch.arange(num_physical).repeat(rows, 1)
-    share = planned.clone()
-    for replica in range(experts, num_physical):
-        hottest = share.argmax(dim=-1)
-        phy2log[:, replica] = hottest
-        logcnt[every_row, hottest] += 1
-        share[every_row, hottest] = planned[every_row, hottest] / logcnt[every_row, hottest]
-    return phy2log, logcnt
+    load = np.asarray(weight, dtype=np.float32)
+    mean = np.maximum(load.mean(axis=1, keepdims=True), 1e-30)
+    planned = load + 0.3 * mean * (load / mean) ** 0.75
+    row = np.arange(rows)
+    extra = np.empty((rows, num_physical - experts), dtype=np.int64)
+    count = np.ones((rows, experts), dtype=np.int64)
+    share = planned.copy()
+    for replica in range(num_physical - experts):
+        hottest = share.argmax(axis=1)
+        extra[:, replica] = hottest
+        count[row, hottest] += 1
+        share[row, hottest] = planned[row, hottest] / count[row, hottest]
+    phy2log = np.concatenate([np.tile(np.arange(experts), (rows, 1)), extra], axis=1)
+    return torch.from_numpy(phy2log), torch.from_numpy(count)

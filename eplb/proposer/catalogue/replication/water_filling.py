@@ -1,8 +1,8 @@
 """Water-filling replication.
 
 Lower a common level until the replicas that it takes to bring every expert below it,
-ceil(load / level), use up the slots. The level is found by bisection, as in water-filling (Cover and
-Thomas, Elements of Information Theory, section 9.4); ties that are left go to the hottest replicas.
+ceil(load / level), use up the slots. The level is found by bisection, as in water-filling (Cover
+and Thomas, Elements of Information Theory); ties that are left go to the hottest replicas.
 """
 
 import numpy as np

@@ -1,0 +1,308 @@
+"""Prompts built and answers applied by ShinkaEvolve's own code, never by copies of its prompts."""
+
+from __future__ import annotations
+
+import ast
+import random
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+from shinka.core.novelty_judge import NoveltyJudge
+from shinka.core.sampler import PromptSampler
+from shinka.core.summarizer import MetaSummarizer
+from shinka.database import Program as Individual
+from shinka.edit.apply_diff import apply_diff_patch
+from shinka.edit.apply_full import apply_full_patch
+from shinka.llm import extract_between
+from shinka.llm.providers.headless import _parse_stdout, _render_prompt
+
+from eplb.errors import UserError
+from eplb.proposer import prompt
+from eplb.proposer.program import Program, meaning
+from eplb.proposer.propose import answer
+from tests.proposer.programs import FOREIGN, OTHER_NAMES, POOL, SEED, outside
+from tests.proposer.test_operators import walked
+
+TASK = "Balance experts.\n\n```python\nexact = 'nothing'\n```\nAnswer with <CODE>."
+FEEDBACK = "balancedness 0.8123\n```\nhottest layer 3\n```\n# Current program\n\nsee above"
+APPLY = {"diff": apply_diff_patch, "full": apply_full_patch, "cross": apply_full_patch}
+
+
+def individual(code, score=0.4, **more):
+    return Individual(
+        id=str(abs(hash(code))),
+        code=code,
+        combined_score=score,
+        public_metrics={"balancedness_score": score},
+        text_feedback=FEEDBACK,
+        correct=True,
+        **more,
+    )
+
+
+def asked(kind, code, archive=(), top=(), recommendations=None):
+    sampler = PromptSampler(
+        task_sys_msg=TASK, patch_types=[kind], patch_type_probs=[1.0], use_text_feedback=True
+    )
+    system, user, _ = sampler.sample(individual(code), list(archive), list(top), recommendations)
+    return system, user
+
+
+def through_headless(system, user, history=(), seed=0):
+    """The answer as ShinkaEvolve receives it: rendered prompt in, blank lines stripped out."""
+    text = _render_prompt(msg=user, system_msg=system, msg_history=list(history))
+    content, usage = _parse_stdout(answer(text, seed) + '\n{"usage": {"cost": 0}}\n')
+    assert usage["cost"] == 0
+    return content
+
+
+def applied(kind, content, parent):
+    code, count, _, error, *_ = APPLY[kind](
+        patch_str=content, original_str=parent, language="python", verbose=False
+    )
+    assert error is None and count > 0, error
+    return code
+
+
+def check_child(parent, child):
+    """It parses, means something else, and is the parent outside the blocks."""
+    assert meaning(ast.parse(child)) != meaning(ast.parse(parent))
+    strip = [line.rstrip() for line in outside(parent)]
+    # A diff costs the file its last line break, whatever is proposed.
+    assert [line.rstrip() for line in outside(child)] in (strip, strip[:-1])
+
+
+@pytest.mark.parametrize("seed", range(6))
+@pytest.mark.parametrize("kind", ["diff", "full", "cross"])
+@pytest.mark.parametrize("name", sorted(POOL))
+def test_edits_apply(name, kind, seed):
+    if name == "foreign" and kind != "diff":
+        pytest.skip("two EVOLVE blocks, one in a function: covered by the diff and below")
+    np.random.seed(seed)
+    random.seed(seed)
+    others = [individual(program.text, 0.5) for program in walked(name, seed, 3)[1:]]
+    others = others or [individual(SEED)]
+    system, user = asked(kind, POOL[name], others, others[:1])
+    content = through_headless(system, user, seed=seed)
+    check_child(POOL[name], applied(kind, content, POOL[name]))
+    proposed = extract_between(content, "<NAME>", "</NAME>", False)
+    assert proposed and " " not in proposed and proposed == proposed.lower()
+    assert extract_between(content, "<DESCRIPTION>", "</DESCRIPTION>", False)
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_full_rewrite_keeps_two_blocks_and_strings_with_blank_lines(seed):
+    system, user = asked("full", FOREIGN)
+    child = applied("full", through_headless(system, user, seed=seed), FOREIGN)
+    check_child(FOREIGN, child)
+    if "TEXT" in child.split("def cost")[0]:
+        space: dict = {}
+        exec(child[child.index("RATE") : child.index("@functools")].split("\n\n\n")[0], space)
+        assert space["TEXT"] == "a\n\nb"
+
+
+def test_generations_of_children_go_on_applying():
+    """Answers without blank lines are parents of later prompts."""
+    parent, archive, done = SEED, [], 0
+    for generation in range(25):
+        np.random.seed(generation)
+        random.seed(generation)
+        kind = ("diff", "full", "cross")[generation % 3]
+        system, user = asked(kind, parent, archive[-3:], archive[-1:], "1. Try snake.")
+        child = applied(kind, through_headless(system, user), parent)
+        check_child(parent, child)
+        archive.append(individual(parent, generation / 100))
+        parent, done = child, done + 1
+    assert done == 25 and outside(parent)[:10] == outside(SEED)[:10]
+
+
+def test_parent_and_inspirations_are_told_apart_and_sorted():
+    better, worse = SEED.replace("0.0]", "0.5]"), SEED.replace("0.0]", "0.25]")
+    system, user = asked("cross", SEED, [individual(worse, 0.1)], [individual(better, 0.9)])
+    request = prompt.read_request(
+        prompt.read_prompt(_render_prompt(msg=user, system_msg=system, msg_history=[]))
+    )
+    assert request.kind == prompt.CROSS and request.parent.text == SEED
+    texts = [listing.text for listing in request.inspirations]
+    assert texts[0] == better and worse in texts and SEED not in texts
+    assert request.inspirations[0].score == 0.9
+
+
+def test_crossover_takes_from_the_inspiration():
+    donor = SEED.replace("(weight / logcnt).argmax", "(weight / logcnt / logcnt).argmax")
+    taken = 0
+    for seed in range(5):
+        system, user = asked("cross", SEED, [individual(donor, 0.9)])
+        child = applied("cross", through_headless(system, user, seed=seed), SEED)
+        taken += "logcnt / logcnt" in child
+    assert taken >= 3
+
+
+def test_same_seed_same_proposal_other_seed_another():
+    system, user = asked("diff", SEED)
+    answers = [through_headless(system, user, seed=seed) for seed in (0, 0, 1, 2, 3)]
+    assert answers[0] == answers[1] and len(set(answers)) > 2
+
+
+def test_second_attempt_differs_and_still_fits_the_parent():
+    """The retry message and history are those of ShinkaEvolve's runner."""
+    system, user = asked("diff", SEED)
+    first = through_headless(system, user)
+    history = [{"role": "user", "content": user}, {"role": "assistant", "content": first}]
+    broken = first.replace("<<<<<<< SEARCH\n", "<<<<<<< SEARCH\nno such line\n", 1)
+    *_, error, _, _ = apply_diff_patch(
+        patch_str=broken, original_str=SEED, language="python", verbose=False
+    )
+    assert error
+    retry = f"The previous edit was not successful. Error: {error}\n\nTry again."
+    second = through_headless(system, retry, history)
+    assert second != first
+    check_child(SEED, applied("diff", second, SEED))
+
+
+def fix_prompt(code, stderr="", ancestors=()):
+    sampler = PromptSampler(task_sys_msg=TASK, use_text_feedback=True)
+    broken = individual(code, 0.0)
+    broken.correct, broken.metadata = False, {"stderr_log": stderr, "stdout_log": "started"}
+    return sampler.sample_fix(broken, list(ancestors))[:2]
+
+
+@pytest.mark.parametrize(
+    ("broken", "stderr"),
+    [
+        (SEED.replace("    return phy2log, logcnt\n\n\ndef reb", "    return (\n\n\ndef reb"), ""),
+        (SEED.replace("    rows, items = weight.shape", "    rows, items = = 3"), "SyntaxError"),
+    ],
+)
+def test_fix_makes_a_broken_program_parse(broken, stderr):
+    with pytest.raises(SyntaxError):
+        ast.parse(broken)
+    system, user = fix_prompt(broken, stderr)
+    child = applied("full", through_headless(system, user), broken)
+    ast.parse(child)
+    assert outside(child) == outside(broken) and "def run_eplb" in child
+
+
+def test_fix_defines_a_missing_name():
+    broken = SEED.replace(
+        "    layers, slots = phy2log.shape", "    layers, slots = np.shape(phy2log)"
+    )
+    system, user = fix_prompt(broken, "NameError: name 'np' is not defined")
+    child = applied("full", through_headless(system, user), broken)
+    assert "import numpy as np" in child
+    compile(child, "child", "exec")
+
+
+def test_fix_replaces_the_function_that_the_error_names():
+    replaced = 0
+    for seed in range(6):
+        system, user = fix_prompt(SEED, '  File "x", line 3, in slots_by_expert\nIndexError')
+        child = applied("full", through_headless(system, user, seed=seed), SEED)
+        old, new = Program(SEED).functions(), Program(child).functions()
+        replaced += ast.dump(old["slots_by_expert"]) != ast.dump(new["slots_by_expert"])
+    assert replaced >= 3
+
+
+def test_second_fix_attempt():
+    system, user = fix_prompt(SEED, "ValueError")
+    first = through_headless(system, user)
+    history = [{"role": "user", "content": user}, {"role": "assistant", "content": first}]
+    retry = (
+        "The previous fix attempt failed. Error: No changes applied.. "
+        "Try again with a different approach."
+    )
+    check_child(SEED, applied("full", through_headless(system, retry, history), SEED))
+
+
+class Model:
+    """Stands where ShinkaEvolve has a language model; asks the proposer."""
+
+    def __init__(self):
+        self.answers = []
+
+    def get_kwargs(self):
+        return {}
+
+    def query(self, msg, system_msg, llm_kwargs=None, msg_history=()):
+        self.answers.append(through_headless(system_msg, msg, msg_history))
+        return SimpleNamespace(content=self.answers[-1], cost=0.0)
+
+    def batch_kwargs_query(self, num_samples, msg, system_msg):
+        assert num_samples == len(msg)
+        return [self.query(one, system_msg) for one in msg]
+
+
+def test_meta_summaries_in_three_steps():
+    model = Model()
+    summarizer = MetaSummarizer(meta_llm_client=model, use_text_feedback=True)
+    programs = walked("seed", 5, 6)
+    for number, program in enumerate(programs):
+        one = individual(program.text, number / 10, generation=number)
+        one.metadata = {"patch_name": "step"}
+        summarizer.add_evaluated_program(one)
+    recommendations, *_ = summarizer.update_meta_memory(individual(programs[-1].text, 0.9))
+    assert len(model.answers) == len(programs) + 2
+    assert model.answers[0].startswith("**Program Name: ") and "0.00" in model.answers[0]
+    assert "## Successful Algorithmic Patterns" in summarizer.meta_scratch_pad
+    assert "## Performance Analysis" in summarizer.meta_scratch_pad
+    assert f"{len(programs)} programs, best 0.{len(programs) - 1}0." in summarizer.meta_scratch_pad
+    lines = recommendations.split("\n")
+    assert [line.split(". ")[0] for line in lines] == [str(n + 1) for n in range(len(lines))]
+    assert len(lines) == summarizer.max_recommendations
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "novel"),
+    [
+        ("slot = gpu *", "slot = gpu *", False),
+        ("heaviest_first", "order", False),
+        ("    # Stage 1", "    # Another comment", False),
+        ('"""List the slots', '"""Tell the slots', False),
+        ("(weight, num_packs):", "(weight: object, num_packs: int) -> tuple:", False),
+        ("capacity == 1", "capacity == 2", True),
+        ("descending=True", "descending=False", True),
+        ("argmax", "argmin", True),
+    ],
+)
+def test_novelty_judgement(old, new, novel):
+    assert old in SEED
+    judge = NoveltyJudge(novelty_llm_client=Model())
+    judged, explanation, cost = judge.check_llm_novelty(SEED.replace(old, new), individual(SEED))
+    assert judged is novel and cost == 0.0
+    assert explanation.startswith("NOVEL" if novel else "NOT_NOVEL")
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("", "System Instructions"),
+        ("# System Instructions\n\nhello", "Previous Messages"),
+        (_render_prompt(msg="x", system_msg="Be kind.", msg_history=[]), "nothing known"),
+        (_render_prompt(msg="x", system_msg="<CODE>", msg_history=[]), "no program"),
+        (
+            _render_prompt(
+                msg="The previous attempt failed. Try again.", system_msg="<CODE>", msg_history=[]
+            ),
+            "no program",
+        ),
+        (
+            _render_prompt(msg="x", system_msg="determining if two code", msg_history=[]),
+            "two programs",
+        ),
+    ],
+)
+def test_malformed_prompts_say_what_is_missing(text, message):
+    with pytest.raises(UserError, match=message):
+        answer(text, 0)
+
+
+def test_headings_inside_the_task_message_do_not_confuse():
+    system, user = asked("diff", SEED)
+    system = "# Previous Messages\n\n[]\n\nnot the request\n\n" + system
+    check_child(SEED, applied("diff", through_headless(system, user), SEED))
+
+
+def test_other_programs_get_answers_too():
+    system, user = asked("full", OTHER_NAMES)
+    check_child(OTHER_NAMES, applied("full", through_headless(system, user), OTHER_NAMES))
