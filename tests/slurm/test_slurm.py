@@ -1,6 +1,6 @@
 """Runs through a real Slurm: `apt-get install slurm-wlm munge; pytest tests/slurm`.
 
-Skipped where Slurm is not installed, unless EPLB_DEMAND_SLURM is set.
+Skipped where Slurm is not installed, unless EPLB_REQUIRE_SLURM is set.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ if generation in ({CANCELLED}, {OVERDUE}, {LOST}):
 @pytest.fixture(scope="module")
 def cluster():
     missing = missing_programs()
-    if missing and not os.environ.get("EPLB_DEMAND_SLURM"):
+    if missing and not os.environ.get("EPLB_REQUIRE_SLURM"):
         pytest.skip(f"no Slurm: {', '.join(missing)} not installed")
     with Cluster() as cluster:
         yield cluster
