@@ -55,7 +55,7 @@ def launch(python: Path, folder: Path, *overrides: str) -> str:
     code = (
         "import sys; sys.argv[0] = 'shinka_launch'\nfrom shinka.cli.launch import main; main()"
     )
-    arguments = ["variant=eplb_example", "--cfg", "job", "--resolve", *overrides]
+    arguments = ["variant=eplb_example", *overrides, "--cfg", "job", "--resolve"]
     environment = {k: v for k, v in os.environ.items() if k != "PYTHONPATH"}
     answer = subprocess.run(
         [str(python), "-c", code, *arguments],

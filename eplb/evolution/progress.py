@@ -82,6 +82,8 @@ class Watcher:
 
     def show(self, status: Status) -> None:
         """Print the progress line, or move the bar."""
+        if not self.status.generations:  # the start-up says nothing about the generations to come
+            self._first, self._began = status.generations, time.monotonic()
         self.status = status
         best = "none yet" if status.best_score is None else f"{status.best_score:.4f}"
         if self._bar is not None:
