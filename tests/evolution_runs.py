@@ -7,11 +7,12 @@ import os
 import sqlite3
 import subprocess
 import sys
+import time
 from contextlib import closing
 from pathlib import Path
 
 import psutil
-from model_server import KEY, ModelServer
+from tests.model_server import KEY, ModelServer
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -32,6 +33,15 @@ for name, content in (("metrics", metrics), ("correct", dict(correct=True, error
     with open(f"{arguments.results_dir}/{name}.json", "w") as file:
         json.dump(content, file)
 '''
+
+
+def wait_for(condition, process, seconds: float = 60) -> None:
+    """Wait until the condition holds while the process runs."""
+    end = time.monotonic() + seconds
+    while not condition():
+        assert process.poll() is None, process.stdout.read()
+        assert time.monotonic() < end
+        time.sleep(0.02)
 
 
 class Runs:

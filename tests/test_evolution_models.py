@@ -7,7 +7,7 @@ import threading
 import time
 
 import pytest
-from model_server import KEY, ModelServer
+from tests.model_server import KEY, ModelServer
 
 from eplb.errors import UserError
 from eplb.evolution.models import OFFLINE_MODEL, STRONG_MODELS, answering_models, choose_models

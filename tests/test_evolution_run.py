@@ -9,23 +9,14 @@ import signal
 import time
 
 import pytest
-from evolution_runs import Runs
-from model_server import KEY, ModelServer
+from tests.evolution_runs import Runs, wait_for
+from tests.model_server import KEY, ModelServer
 
 
 @pytest.fixture
 def runs(tmp_path):
     with ModelServer() as server:
         yield Runs(tmp_path, server)
-
-
-def wait_for(condition, process, seconds=60):
-    """Wait until the condition holds while the process runs."""
-    end = time.monotonic() + seconds
-    while not condition():
-        assert process.poll() is None, process.stdout.read()
-        assert time.monotonic() < end
-        time.sleep(0.02)
 
 
 def test_a_run_says_what_it_does_and_leaves_the_best_program(runs):
@@ -101,15 +92,3 @@ def test_the_launcher_does_the_same(runs):
     assert "budget: $20.00" in out
     assert re.search(r"generation 5/5  best 0\.\d{4}", out)
     runs.check_complete(5)
-
-
-def test_models_that_fall_silent_end_the_run(runs):
-    """ShinkaEvolve itself would go on asking for minutes, generation after generation."""
-    with runs.server as server:
-        process = runs.start(runs.overrides(50), EPLB_IDLE_SECONDS="2")
-        wait_for(lambda: (runs.results / "gen_2").exists(), process)
-        server.silent.set()
-        out, _ = process.communicate(timeout=60)
-    assert process.returncode == 1
-    assert "the models stopped answering" in out
-    assert runs.orphans() == []

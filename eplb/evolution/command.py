@@ -80,18 +80,18 @@ def compose_config(overrides: Sequence[str]) -> DictConfig:
             config = compose("config", overrides=arguments)
         OmegaConf.resolve(config)
     except (HydraException, OmegaConfBaseException) as error:
-        raise UserError(_told_apart(error)) from error
+        raise UserError(_reason(error, overrides)) from error
     return config
 
 
-def _told_apart(error: Exception) -> str:
-    """Our own reason, where one of our resolvers gave it, else Hydra's."""
+def _reason(error: Exception, overrides: Sequence[str]) -> str:
+    """Our own words, where one of our resolvers raised them, else Hydra's."""
     cause: BaseException | None = error
     while cause is not None:
         if isinstance(cause, UserError):
             return str(cause)
         cause = cause.__cause__
-    return f"configuration: {error}"
+    return f"configuration with {' '.join(overrides)}: {error}"
 
 
 def with_saved(overrides: Sequence[str]) -> list[str]:

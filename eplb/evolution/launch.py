@@ -20,7 +20,7 @@ from shinka.core import EvolutionConfig
 
 from eplb.errors import MISUSED, UserError
 from eplb.evolution import resume
-from eplb.evolution.models import OFFLINE_MODEL, answering_models
+from eplb.evolution.models import OFFLINE_MODEL, answering_models, silent_models
 from eplb.evolution.progress import Watcher
 from eplb.evolution.results import hold, keep_best
 from eplb.paths import project_file
@@ -120,14 +120,13 @@ def _watch(settings: dict[str, Any], folder: Path, lock: Any) -> None:
         watcher.out.flush()
         os._exit(status)
 
-    def silent_models() -> str | None:
-        try:
-            answering_models(settings["llm_models"], settings["llm_kwargs"], requested=True)
-        except UserError as error:
-            return str(error)
-        return None
+    def why_silent() -> str | None:
+        silent = silent_models(settings["llm_models"], settings["llm_kwargs"])
+        if len(silent) < len(settings["llm_models"]):
+            return None
+        return "; ".join(f"{model}: {reason}" for model, reason in silent.items())
 
-    watcher = Watcher(folder, settings["num_generations"], silent_models, end)
+    watcher = Watcher(folder, settings["num_generations"], why_silent, end)
 
     def finish() -> None:
         status = watcher.finish()

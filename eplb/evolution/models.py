@@ -66,7 +66,7 @@ def answering_models(
     """
     _check_names(models)
     _spare_loopback_the_proxy(models)
-    failures = _ask_all([model for model in models if model != OFFLINE_MODEL], llm_kwargs, seconds)
+    failures = silent_models(models, llm_kwargs, seconds)
     answering = [model for model in models if model not in failures]
     reasons = "; ".join(f"{model}: {reason}" for model, reason in failures.items())
     if failures and (requested or not answering):
@@ -99,8 +99,11 @@ def _spare_loopback_the_proxy(models: Sequence[str]) -> None:
                 os.environ[name] = ",".join(filter(None, (excepted, host)))
 
 
-def _ask_all(models: Sequence[str], llm_kwargs: dict[str, Any], seconds: float) -> dict[str, str]:
-    """Why each silent model is silent."""
+def silent_models(
+    models: Sequence[str], llm_kwargs: dict[str, Any], seconds: float = ANSWER_SECONDS
+) -> dict[str, str]:
+    """Ask every model one short question: why each of those that do not answer is silent."""
+    models = [model for model in models if model != OFFLINE_MODEL]
     failures = {model: f"no answer within {seconds:.0f} s" for model in models}
 
     def ask(model: str) -> None:
@@ -122,8 +125,6 @@ def _ask_all(models: Sequence[str], llm_kwargs: dict[str, Any], seconds: float) 
 def _ask(model: str, llm_kwargs: dict[str, Any], seconds: float) -> None:
     """One question by ShinkaEvolve's own query function, without its twenty retries."""
     client, api_model, provider = get_client_llm(model)
-    if provider == "headless":
-        return
     if hasattr(client, "with_options"):
         client = client.with_options(timeout=seconds, max_retries=0)
     kwargs = sample_model_kwargs(model_names=[model], **llm_kwargs)

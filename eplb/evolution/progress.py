@@ -23,7 +23,7 @@ class Watcher:
 
     folder: the results folder
     target: generations to do, None for as many as the budget allows
-    silent_models: called when a minute passed without a generation; says why no model answers
+    why_silent: called when a minute passed without a generation; says why no model answers
     end: called with a reason when the run cannot go on
     """
 
@@ -31,12 +31,12 @@ class Watcher:
         self,
         folder: Path,
         target: int | None,
-        silent_models: Callable[[], str | None],
+        why_silent: Callable[[], str | None],
         end: Callable[[str], None],
         idle_seconds: float = 60.0,
     ) -> None:
         self.folder, self.target = folder, target
-        self.silent_models, self.end, self.idle_seconds = silent_models, end, idle_seconds
+        self.why_silent, self.end, self.idle_seconds = why_silent, end, idle_seconds
         self.status = read_status(folder)
         # `run_evo.py` sends what ShinkaEvolve prints elsewhere; these lines stay here.
         self.out = sys.stdout
@@ -65,7 +65,7 @@ class Watcher:
                     self.end(f"the seed program cannot be scored: {failure}")
             if time.monotonic() - self._changed > self.idle_seconds:
                 self._changed = time.monotonic()
-                reason = self.silent_models()
+                reason = self.why_silent()
                 if reason:
                     self.end(f"the models stopped answering: {reason}")
 
@@ -82,6 +82,8 @@ class Watcher:
 
     def show(self, status: Status) -> None:
         """Print the progress line, or move the bar."""
+        if not self.status.generations:  # the start-up says nothing about the generations to come
+            self._first, self._began = status.generations, time.monotonic()
         self.status = status
         best = "none yet" if status.best_score is None else f"{status.best_score:.4f}"
         if self._bar is not None:
