@@ -3,21 +3,18 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
 import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
+import collect_expert_statistics
 from eplb.engines import collect, registry
 from eplb.errors import UserError
 
 transformers = pytest.importorskip("transformers")
 
-ROOT = Path(__file__).parent.parent
 SIZES = {
     "vocab_size": 64,
     "hidden_size": 32,
@@ -153,33 +150,30 @@ def test_batches_are_the_texts_in_a_row(tmp_path):
         list(collect.read_texts(path))
 
 
-def run(tmp_path: Path, *arguments, **variables) -> subprocess.CompletedProcess:
-    environment = {**os.environ, "HF_HUB_OFFLINE": "1", **variables}
-    command = [sys.executable, ROOT / "collect_expert_statistics.py", *map(str, arguments)]
-    return subprocess.run(command, capture_output=True, text=True, env=environment, cwd=tmp_path)
+def test_command_asks_for_the_folder_first(monkeypatch):
+    monkeypatch.delenv("EXPERT_STATISTIC_PATH", raising=False)
+    monkeypatch.setattr(sys, "argv", ["collect", "--model", "nowhere", "--dataset", "nowhere"])
+    with pytest.raises(UserError, match="EXPERT_STATISTIC_PATH is not set"):
+        collect_expert_statistics.main()
 
 
-def test_command_writes_the_engines_folder(tmp_path):
+def test_command_writes_the_engines_folder(monkeypatch, tmp_path):
     torch.manual_seed(0)
     transformers.AutoModelForCausalLM.from_config(config_of("Mixtral")).save_pretrained(
         tmp_path / "model"
     )
     word_tokenizer().save_pretrained(tmp_path / "model")
     (tmp_path / "text.txt").write_text("a b c d e f g h " * 40)
-    arguments = ("--model", tmp_path / "model", "--dataset", tmp_path / "text.txt")
-    sizes = ("--batch_size", 2, "--max_length", 16, "--device", "cpu")
-    unset = run(tmp_path, *arguments, EXPERT_STATISTIC_PATH="")
-    assert unset.returncode == 2 and "EXPERT_STATISTIC_PATH is not set" in unset.stderr
-    made = run(
-        tmp_path,
-        *arguments,
-        *sizes,
-        EXPERT_STATISTIC_PATH="dump",
-        EXPERT_STATISTIC_ITER_RANGE="3-7",
-    )
-    assert made.returncode == 0, made.stderr
+    monkeypatch.setenv("EXPERT_STATISTIC_PATH", str(tmp_path / "dump"))
+    monkeypatch.setenv("EXPERT_STATISTIC_ITER_RANGE", "3-7")
+    files = ["--model", str(tmp_path / "model"), "--dataset", str(tmp_path / "text.txt")]
+    sizes = ["--batch_size", "2", "--max_length", "16", "--device", "cpu"]
+    monkeypatch.setattr(sys, "argv", ["collect", *files, *sizes])
+    assert collect_expert_statistics.main() == 0
     meta = json.loads((tmp_path / "dump/meta_info.json").read_text())
     assert meta == {"num_experts": 8, "num_experts_per_token": 2}
     statistics = registry.read_statistics(tmp_path / "dump")
     assert statistics.iterations == range(3, 7) and statistics.layers == (0, 1, 2)
     assert (statistics.loads.sum(axis=2) == 2 * 16 * 2).all()
+    with pytest.raises(UserError, match="already holds statistics"):
+        collect_expert_statistics.main()
