@@ -102,7 +102,7 @@ def plan(
         phy2log = _ask(sandbox, program, load[None], deployment).phy2log
     if one_replica_per_gpu:
         rows = zip(phy2log, load, strict=True)
-        phy2log = np.stack([_part_replicas(*row, deployment.num_gpus) for row in rows])
+        phy2log = np.stack([part_replicas(*row, deployment.num_gpus) for row in rows])
     return EnginePlacement(
         phy2log=phy2log,
         layers=statistics.layers,
@@ -131,31 +131,52 @@ def _ask(
         raise UserError(f"{program} gives no placement: {error}") from error
 
 
-def _part_replicas(slots: np.ndarray, load: np.ndarray, num_gpus: int) -> np.ndarray:
-    """Exchange slots between GPUs until no GPU holds an expert twice, keeping the hottest GPU low.
+def part_replicas(slots: np.ndarray, load: np.ndarray, num_gpus: int) -> np.ndarray:
+    """Change ``slots`` [slots], the expert in each, until no GPU holds an expert twice.
 
-    slots: [slots], the expert in each; load: [experts]
+    An expert with more replicas than there are GPUs gives the rest to those with the hottest
+    replica; then slots are exchanged between GPUs, each time so that the hotter of the two GPUs
+    ends up as cool as can be. ``load`` [experts] are the tokens of each.
     """
+    slots = _cap_replicas(slots, load, num_gpus)
     per_replica = (load / np.bincount(slots, minlength=len(load)))[slots]
-    slots = slots.copy()
     gpu = np.arange(len(slots)) // (len(slots) // num_gpus)
-    for slot in range(len(slots)):
-        here = slots[gpu == gpu[slot]]
-        if (here == slots[slot]).sum() == 1:
-            continue
-        holds_mine = np.isin(gpu, gpu[slots == slots[slot]])
-        fits = np.flatnonzero(~holds_mine & ~np.isin(slots, here))
-        if not fits.size:
-            raise UserError(
-                f"expert {slots[slot]} cannot have its {(slots == slots[slot]).sum()} replicas on "
-                f"different GPUs of {num_gpus}; use fewer slots or another program"
-            )
+    while (doubled := _doubled(slots, gpu)).any():
+        slot = np.flatnonzero(doubled)[0]
+        here, elsewhere = slots[gpu == gpu[slot]], gpu[slots == slots[slot]]
+        # Taking in an expert that is doubled where it comes from may double it here, but still
+        # leaves one double less. A GPU without this expert has one or the other kind, so there is
+        # always a way.
+        fits = np.flatnonzero(~np.isin(gpu, elsewhere) & (~np.isin(slots, here) | doubled))
         gpu_load = np.bincount(gpu, per_replica, minlength=num_gpus)
         given = per_replica[slot] - per_replica[fits]
-        hottest = np.maximum(gpu_load[gpu[slot]] - given, gpu_load[gpu[fits]] + given)
-        other = fits[hottest.argmin()]
+        hotter = np.maximum(gpu_load[gpu[slot]] - given, gpu_load[gpu[fits]] + given)
+        other = fits[hotter.argmin()]
         for values in (slots, per_replica):
             values[[slot, other]] = values[[other, slot]]
+    return slots
+
+
+def _doubled(slots: np.ndarray, gpu: np.ndarray) -> np.ndarray:
+    """[slots] bool: is the slot's expert in another slot of its GPU as well?"""
+    cell = slots * (gpu[-1] + 1) + gpu
+    return np.bincount(cell)[cell] > 1
+
+
+def _cap_replicas(slots: np.ndarray, load: np.ndarray, num_gpus: int) -> np.ndarray:
+    """A copy of ``slots`` in which no expert has more than ``num_gpus`` replicas."""
+    slots = slots.copy()
+    replicas = np.bincount(slots, minlength=len(load))
+    if len(load) * num_gpus < len(slots):
+        raise UserError(
+            f"{len(load)} experts fill at most {len(load) * num_gpus} slots with one replica per "
+            f"GPU; use fewer than {len(slots)}"
+        )
+    for expert in np.flatnonzero(replicas > num_gpus):
+        for slot in np.flatnonzero(slots == expert)[num_gpus:]:
+            hottest = np.where(replicas < num_gpus, load / replicas, -1.0).argmax()
+            slots[slot] = hottest
+            replicas[hottest] += 1
     return slots
 
 
