@@ -17,6 +17,7 @@ from eplb.engines import generate, load_report, planning, registry
 from eplb.engines.model import align
 from eplb.engines.report import tabulate
 from eplb.errors import UserError
+from eplb.runner import Run
 from eplb.workload_model import WorkloadModel
 from eplb.workload_model import generate as make_trace
 from tests.engine_samples import statistics, write_ranks
@@ -73,11 +74,19 @@ def test_errors_are_one_line_with_status_2_and_no_file(recording, tmp_path):
 def no_sandbox(monkeypatch):
     """The engine's rule in place of a program: starting a sandbox for every test takes minutes."""
 
-    def ask(program, load, deployment, hidden):
-        program.read_text()
-        return planning.place_by_engine_rule(load[None], deployment).phy2log
+    class EngineRule:
+        def __init__(self, timeout, hidden): ...
 
-    monkeypatch.setattr(planning, "ask", ask)
+        def __enter__(self):
+            return self
+
+        def __exit__(self, *_): ...
+
+        def run(self, program, windows, deployment):
+            placement = planning.place_by_engine_rule(windows[-1:], deployment)
+            return Run([placement], np.zeros(1))
+
+    monkeypatch.setattr(planning, "Sandbox", EngineRule)
 
 
 def generated(recording: Path, output: Path, **options) -> generate.Generated:
