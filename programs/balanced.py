@@ -32,8 +32,10 @@ import torch
 
 
 # EVOLVE-BLOCK-START
-# How much less a window counts than the one after it.
-DECAY = 0.85
+# How much less a window counts in the forecast than the one after it: what to choose from, the
+# usual choice, and how much worse than others it must do, a step away, to be given up.
+DECAYS = np.array([0.0, 0.3, 0.5, 0.7, 0.85, 0.95])
+USUAL, DOUBT = 4, 0.1
 # Which packs may trade, counted in their order by load.
 STRIDES = (4, 2)
 
@@ -94,10 +96,12 @@ def replicate(load, spare, label_bits):
 
 
 class History:
-    """The last windows, each layer scaled to a mean load of one.
+    """The last windows, each layer scaled to a mean load of one, and what they teach.
 
     loads: [layers, experts, MEMORY] float32; a column is one window, the oldest is overwritten
     steps: squared distance of each window to the one before, oldest first
+    errors: [decays] squared error of the forecast that each of `DECAYS` would have made, in units
+    of the steps, fading
     """
 
     MEMORY = 8
@@ -106,6 +110,8 @@ class History:
         self.loads = np.zeros((layers, experts, self.MEMORY), dtype=np.float32)
         self.windows = 0
         self.steps = []
+        self.errors = np.zeros(len(DECAYS))
+        self.forecasts = None
 
     def add(self, load):
         """Remember a window [layers, experts]; return the weight of each column in the forecast."""
@@ -113,7 +119,7 @@ class History:
         self.loads[:, :, column] = load / np.maximum(load.mean(axis=1, keepdims=True), 1e-30)
         self.windows += 1
         flat = self.loads.reshape(-1, self.MEMORY)
-        product = flat.T @ flat / len(flat)
+        product = (flat.T @ flat).astype(np.float64) / len(flat)
         square = np.diagonal(product)
         distance = square + square[column] - 2 * product[column]
         if self.windows > 1:
@@ -122,9 +128,22 @@ class History:
         age = (column - np.arange(self.MEMORY)) % self.MEMORY
         # Windows that correlate by less than a half are not alike, whatever is usual.
         alike = distance <= min(2 * self.usual_step(), square[column] - 1)
+        if self.windows > 1 and alike[column - 1] and self.steps[-1] > 0:
+            self.judge(product, column)
         alike[column] = True
-        weight = np.where(alike & (age < self.windows), DECAY**age, 0.0)
-        return (weight / weight.sum()).astype(np.float32)
+        weight = (alike & (age < self.windows)) * DECAYS[:, None] ** age
+        self.forecasts = weight / weight.sum(axis=1, keepdims=True)
+        best = (self.errors + DOUBT * np.abs(np.arange(len(DECAYS)) - USUAL)).argmin()
+        return self.forecasts[best].astype(np.float32)
+
+    def judge(self, product, column):
+        """Add up how far the last forecasts were from the window that came, in ``column``."""
+        forecast = self.forecasts.copy()
+        forecast[:, column] = 0  # overwritten since
+        forecast /= forecast.sum(axis=1, keepdims=True)
+        error = product[column, column] - 2 * forecast @ product[column]
+        error += ((forecast @ product) * forecast).sum(axis=1)
+        self.errors = 0.9 * self.errors + error / self.steps[-1]
 
     def usual_step(self):
         """How far apart consecutive windows of one regime usually are."""
