@@ -4,14 +4,14 @@ Moving an expert's weights costs more than deciding to, and a placement made fro
 nearly all of them although GPUs are interchangeable. Here a window's placement starts from the last
 one, and at most `MOVES` of the slots change, most of them only where it pays:
 
-1. Replicas. The expert with the hottest replica takes a slot from the expert that misses one least,
-   while that cools the hottest replica clearly.
+1. Replicas. Greedy replication in which a replica that exists counts for more than a new one, so
+   that replicas move only to clearly hotter experts.
 2. Swaps. The hottest GPUs, each paired with one of the coolest, swap the two replicas that lower the
    sum of squared GPU loads most, summed over the windows that the forecast was made of; a swap that
    gains less than `WORTHWHILE` is left. Repeated until no pair gains or the moves are used up.
 
 The forecast is that of `programs/balanced.py`; the first placement is that of
-`programs/fastest.py` with as many swaps as it takes. Since slots keep their experts, no relabelling
+`programs/fastest.py`, improved by the same swaps. Since slots keep their experts, no relabelling
 of GPUs is needed.
 
 Lineage: composed by hand and not found by an evolution run. The exchange of replicas is a
@@ -32,13 +32,14 @@ import torch
 MOVES = 0.25
 # Least gain of a swap, as the fall of squared load in units of the mean GPU load squared.
 WORTHWHILE = 5e-4
-# How much hotter a replica must be than the one it replaces would make its expert.
-CLEARLY = 1.1
+# How much hotter a new replica must be than the one it replaces; larger where too many would move.
+CLEARLY = (1.1, 1.5, 3.0)
 # How much less a window counts in the forecast than the one after it: what to choose from, the
 # usual choice, and how much worse than others it must do, a step away, to be given up.
 DECAYS = np.array([0.0, 0.3, 0.5, 0.7, 0.85, 0.95])
 USUAL, DOUBT = 4, 0.1
-PASSES = 8
+# Rounds of swaps, and the most slots of a GPU that are considered in one.
+PASSES, REACH = 8, 16
 
 
 @lru_cache(maxsize=8)
@@ -203,41 +204,82 @@ def count_replicas(phy2log, experts):
     return np.bincount(cell.ravel(), minlength=layers * experts).reshape(layers, experts)
 
 
+def wanted_replicas(load, count, spare, moves):
+    """Greedy replication that gives up a replica only for one that is clearly hotter.
+
+    load, count: [layers, experts], the forecast and the replicas of the last placement
+    spare: replicas per layer beyond one an expert; moves: how many may change in a layer
+
+    Returns the new replicas, [layers, experts]. The quotient load / k is what the k-th extra
+    replica is worth; those that exist already are worth more by a factor. A layer in which too much
+    would change raises the factor, and at last keeps what it has.
+    """
+    layers, experts = load.shape
+    hottest_first = (-load).argsort(axis=1)
+    # Twice the candidates of plain greedy, since the factor may lift a replica above hotter ones.
+    rank, extra = quotient_candidates(experts, 2 * spare)
+    expert = hottest_first[:, ::-1][:, -min(experts, 2 * spare) :].take(rank, axis=1)
+    worth = np.take_along_axis(load, expert, axis=1) / extra
+    exists = extra < np.take_along_axis(count, expert, axis=1)
+    bits = len(rank).bit_length()
+    first = np.arange(0, layers * experts, experts)[:, None]
+    wanted = count.copy()
+    undecided = np.ones(layers, dtype=bool)
+    for factor in CLEARLY:
+        quotient = np.where(exists, factor * worth, worth)
+        put_labels(quotient, np.arange(len(rank)), bits)
+        quotient.sort(axis=1)
+        chosen = np.take_along_axis(expert, labels(quotient[:, -spare:], bits), axis=1) + first
+        new = 1 + np.bincount(chosen.ravel(), minlength=layers * experts).reshape(layers, experts)
+        fits = undecided & (np.maximum(new - count, 0).sum(axis=1) <= moves)
+        wanted[fits] = new[fits]
+        undecided &= ~fits
+        if not undecided.any():
+            break
+    return wanted
+
+
 def exchange_replicas(phy2log, load, num_gpus, moves):
     """Give slots of experts that can spare them to the hottest ones, in place.
 
-    phy2log: [layers, slots]; load: [layers, experts]; moves: [layers], slots that may change, in
-    place too
+    phy2log: [layers, slots]; load: [layers, experts]
+
+    Experts give up the slots on their hottest GPUs, and of the slots given up the heaviest new
+    replicas take those on the coolest GPUs. Returns how many slots changed, [layers].
     """
     layers, slots = phy2log.shape
-    row = np.arange(layers)
-    count = count_replicas(phy2log, load.shape[1])
-    while True:
-        replica = load / count
-        hot = replica.argmax(axis=1)
-        without = np.where(count > 1, load / np.maximum(count - 1, 1), np.inf)
-        spare = without.argmin(axis=1)
-        active = (replica[row, hot] > CLEARLY * without[row, spare]) & (moves > 0)
-        if not active.any():
-            return
-        slot_load = np.take_along_axis(replica, phy2log, axis=1)
-        gpu_load = slot_load.reshape(layers, num_gpus, -1).sum(axis=2)
-        # The coolest GPU with a replica to spare, better one that does not hold the hot expert.
-        cost = np.repeat(gpu_load, slots // num_gpus, axis=1)
-        holds = (phy2log == hot[:, None]).reshape(layers, num_gpus, -1).any(axis=2)
-        cost += np.repeat(holds, slots // num_gpus, axis=1) * gpu_load.sum(axis=1, keepdims=True)
-        slot = np.where(phy2log == spare[:, None], cost, np.inf).argmin(axis=1)
-        phy2log[row[active], slot[active]] = hot[active]
-        count[row[active], hot[active]] += 1
-        count[row[active], spare[active]] -= 1
-        moves[active] -= 1
+    experts = load.shape[1]
+    count = count_replicas(phy2log, experts)
+    change = wanted_replicas(load, count, slots - experts, moves) - count
+    if not change.any():
+        return change.sum(axis=1)
+    replica = load / (count + change)
+    of_slot = np.take_along_axis(replica, phy2log, axis=1)
+    gpu_load = of_slot.reshape(layers, num_gpus, -1).sum(axis=2)
+    heat = np.repeat(gpu_load, slots // num_gpus, axis=1)
+
+    by_expert = np.lexsort((-heat, phy2log))
+    expert = np.take_along_axis(phy2log, by_expert, axis=1)
+    number = np.arange(slots) - np.take_along_axis(count.cumsum(axis=1) - count, expert, axis=1)
+    layer, column = np.nonzero(number < np.take_along_axis(np.maximum(-change, 0), expert, axis=1))
+    slot = by_expert[layer, column]
+    coolest_first = np.lexsort((heat[layer, slot], layer))
+
+    taker_layer, taker = np.nonzero(change > 0)
+    times = change[taker_layer, taker]
+    taker_layer, taker = np.repeat(taker_layer, times), np.repeat(taker, times)
+    heaviest_first = np.lexsort((-replica[taker_layer, taker], taker_layer))
+    phy2log[layer[coolest_first], slot[coolest_first]] = taker[heaviest_first]
+    return np.maximum(change, 0).sum(axis=1)
 
 
 def swap_replicas(phy2log, scenarios, weight, num_gpus, moves):
     """Let hot and cool GPUs swap replicas, in place, while that is worthwhile.
 
-    phy2log: [layers, slots]; scenarios: [layers, slots, scenarios], loads of the slots in units of
-    the mean GPU load, squares summed with ``weight``; moves: [layers], slots that may change
+    phy2log: [layers, slots]
+    scenarios: [layers, slots, scenarios], loads of the slots in units of the mean GPU load, whose
+    squares are summed with ``weight`` [scenarios]
+    moves: [layers], slots that may change
     """
     layers, slots, width = scenarios.shape
     capacity = slots // num_gpus
@@ -245,19 +287,20 @@ def swap_replicas(phy2log, scenarios, weight, num_gpus, moves):
     row = np.arange(layers)[:, None]
     every_pair = np.arange(pairs)
     scenarios = scenarios * np.sqrt(weight)
-    for _ in range(PASSES):
-        total = scenarios.reshape(layers, num_gpus, capacity, width).sum(axis=2)
+    step = -(-capacity // REACH)
+    for turn in range(PASSES):
+        of_gpu = scenarios.reshape(layers, num_gpus, capacity, width)
+        total = of_gpu.sum(axis=2)
         order = np.square(total).sum(axis=2).argsort(axis=1)
         cool, hot = order[:, :pairs], order[:, ::-1][:, :pairs]
         apart = total[row, hot] - total[row, cool]
-        of_gpu = scenarios.reshape(layers, num_gpus, capacity, width)
-        give, take = of_gpu[row, hot], of_gpu[row, cool]
+        position = np.arange(turn % step, capacity, step)
+        give, take = of_gpu[:, :, position][row, hot], of_gpu[:, :, position][row, cool]
         # |hot - d|^2 + |cool + d|^2 falls by 2 d (hot - cool) - 2 d^2 with d = give - take.
-        linear_give = np.einsum("lpsc,lpc->lps", give, apart) - np.square(give).sum(axis=3)
-        linear_take = np.einsum("lpsc,lpc->lps", take, apart) + np.square(take).sum(axis=3)
-        gain = linear_give[:, :, :, None] - linear_take[:, :, None, :]
-        gain += 2 * np.matmul(give, take.swapaxes(2, 3))
-        gain = 2 * gain.reshape(layers, pairs, capacity * capacity)
+        gain = np.einsum("lpsc,lpc->lps", give, apart) - np.square(give).sum(axis=3)
+        loss = np.einsum("lpsc,lpc->lps", take, apart) + np.square(take).sum(axis=3)
+        gain = gain[:, :, :, None] - loss[:, :, None, :] + 2 * give @ take.swapaxes(2, 3)
+        gain = 2 * gain.reshape(layers, pairs, len(position) ** 2)
         best = gain.argmax(axis=2)
         pays = gain[row, every_pair, best] > WORTHWHILE
         pays &= 2 * pays.cumsum(axis=1) <= moves[:, None]
@@ -265,8 +308,8 @@ def swap_replicas(phy2log, scenarios, weight, num_gpus, moves):
             return
         layer, pair = np.nonzero(pays)
         best = best[layer, pair]
-        here = hot[layer, pair] * capacity + best // capacity
-        there = cool[layer, pair] * capacity + best % capacity
+        here = hot[layer, pair] * capacity + position[best // len(position)]
+        there = cool[layer, pair] * capacity + position[best % len(position)]
         for array in (phy2log, scenarios):
             array[layer, here], array[layer, there] = array[layer, there], array[layer, here]
         moves -= 2 * pays.sum(axis=1)
@@ -302,13 +345,12 @@ def rebalance_experts(weight, num_replicas, num_groups, num_nodes, num_gpus):
     column_weight = state.history.add(weight.to("cpu", torch.float64).numpy())
     forecast = np.maximum(loads @ column_weight, 1e-30)
 
+    moves = np.full(layers, int(MOVES * num_replicas))
     if state.phy2log is None:
         state.phy2log = first_placement(forecast, num_replicas, num_gpus)
-        moves = np.full(layers, PASSES * num_replicas)
-    else:
-        moves = np.full(layers, int(MOVES * num_replicas))
+    elif num_replicas > experts:
+        moves -= exchange_replicas(state.phy2log, forecast, num_gpus, moves)
     phy2log = state.phy2log
-    exchange_replicas(phy2log, forecast, num_gpus, moves)
     logcnt = count_replicas(phy2log, experts)
     used = np.flatnonzero(column_weight)
     scenarios = loads[:, :, used] / logcnt[:, :, None].astype(np.float32)
