@@ -1,4 +1,4 @@
-"""Best balancedness in a few milliseconds: forecasts the next window and packs against the past ones.
+"""Best balancedness in a few milliseconds: forecasts the window to come and packs against the past.
 
 A placement is scored on the window after the one it was made for, so most of the imbalance that is
 left comes from the forecast: the same window would reach 0.99. Three ideas, in the order they help.
@@ -16,20 +16,20 @@ left comes from the forecast: the same window would reach 0.99. Three ideas, in 
 - Replication is greedy on the forecast.
 
 `programs/fastest.py` explains the labelled loads that make greedy replication and packing a few
-sorts. The history lives in this module and starts anew when the number of layers or experts changes.
+sorts. The history lives in this module and starts anew when the number of layers or experts
+changes.
 
 Lineage: composed by hand and not found by an evolution run. Greedy replication and LPT are those of
 https://github.com/deepseek-ai/EPLB and of TensorRT-LLM's moeLoadBalancer; packing against scenarios
 is sample average approximation, as in stochastic programming; the forecast is our own.
 
-Not covered: trends (a load that grows is expected to stay), and nodes and groups, which are ignored.
+Not covered: trends (a load that grows is expected to stay), and nodes and groups: they are ignored.
 """
 
 from functools import lru_cache
 
 import numpy as np
 import torch
-
 
 # EVOLVE-BLOCK-START
 # How much less a window counts in the forecast than the one after it: what to choose from, the
@@ -67,7 +67,7 @@ def labels(value, bits):
 def replicate(load, spare, label_bits):
     """Give each spare replica to the expert whose replicas are the hottest, all at once.
 
-    load: [rows, experts], ascending, with labels of ``label_bits`` bits, those of a replica's number
+    load: [rows, experts], ascending, with labels of ``label_bits`` bits whose replica number is
     zero; changed in place to the load of one replica
     spare: replicas per row beyond one an expert
 

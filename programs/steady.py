@@ -1,4 +1,4 @@
-"""Nearly the best balancedness with few expert migrations: repairs the placement instead of redoing it.
+"""Nearly the best balancedness with few migrations: repairs the placement instead of redoing it.
 
 Moving an expert's weights costs more than deciding to, and a placement made from scratch moves
 nearly all of them although GPUs are interchangeable. Here a window's placement starts from the last
@@ -6,9 +6,9 @@ one, and at most `MOVES` of the slots change, most of them only where it pays:
 
 1. Replicas. Greedy replication in which a replica that exists counts for more than a new one, so
    that replicas move only to clearly hotter experts.
-2. Swaps. The hottest GPUs, each paired with one of the coolest, swap the two replicas that lower the
-   sum of squared GPU loads most, summed over the windows that the forecast was made of; a swap that
-   gains less than `WORTHWHILE` is left. Repeated until no pair gains or the moves are used up.
+2. Swaps. The hottest GPUs, each paired with one of the coolest, swap the two replicas that lower
+   the sum of squared GPU loads most, summed over the windows that the forecast was made of; a swap
+   that gains less than `WORTHWHILE` is left. Repeated until no pair gains or the moves are used up.
 
 The forecast is that of `programs/balanced.py`; the first placement is that of
 `programs/fastest.py`, improved by the same swaps. Since slots keep their experts, no relabelling
@@ -25,7 +25,6 @@ from functools import lru_cache
 
 import numpy as np
 import torch
-
 
 # EVOLVE-BLOCK-START
 # Share of the slots that may receive another expert in one window.
@@ -69,7 +68,7 @@ def labels(value, bits):
 def replicate(load, spare, label_bits):
     """Give each spare replica to the expert whose replicas are the hottest, all at once.
 
-    load: [rows, experts], ascending, with labels of ``label_bits`` bits, those of a replica's number
+    load: [rows, experts], ascending, with labels of ``label_bits`` bits whose replica number is
     zero; changed in place to the load of one replica
     spare: replicas per row beyond one an expert
 
