@@ -1,4 +1,4 @@
-"""Best balancedness in a few milliseconds: forecasts the next window and packs against the past ones.
+"""Best balancedness in a few milliseconds: forecasts the window to come and packs against the past.
 
 A placement is scored on the window after the one it was made for, so most of the imbalance that is
 left comes from the forecast: the same window would reach 0.99. Three ideas, in the order they help.
@@ -16,13 +16,14 @@ left comes from the forecast: the same window would reach 0.99. Three ideas, in 
 - Replication is greedy on the forecast.
 
 `programs/fastest.py` explains the labelled loads that make greedy replication and packing a few
-sorts. The history lives in this module and starts anew when the number of layers or experts changes.
+sorts. The history lives in this module and starts anew when the number of layers or experts
+changes.
 
 Lineage: composed by hand and not found by an evolution run. Greedy replication and LPT are those of
 https://github.com/deepseek-ai/EPLB and of TensorRT-LLM's moeLoadBalancer; packing against scenarios
 is sample average approximation, as in stochastic programming; the forecast is our own.
 
-Not covered: trends (a load that grows is expected to stay), and nodes and groups, which are ignored.
+Not covered: trends (a load that grows is expected to stay), and nodes and groups: they are ignored.
 """
 
 from functools import lru_cache
@@ -30,8 +31,15 @@ from functools import lru_cache
 import numpy as np
 import torch
 
-
 # EVOLVE-BLOCK-START
+# How much less a window counts in the forecast than the one after it: what to choose from, the
+# usual choice, and how much worse than others it must do, a step away, to be given up.
+DECAYS = np.array([0.0, 0.3, 0.5, 0.7, 0.85, 0.95])
+USUAL, DOUBT = 4, 0.1
+# Which packs may trade, counted in their order by load.
+STRIDES = (4, 2)
+
+
 @lru_cache(maxsize=8)
 def quotient_candidates(experts, spare):
     """List what greedy replication can choose from: position and replicas so far, [candidates].
@@ -59,7 +67,7 @@ def labels(value, bits):
 def replicate(load, spare, label_bits):
     """Give each spare replica to the expert whose replicas are the hottest, all at once.
 
-    load: [rows, experts], ascending, with labels of ``label_bits`` bits, those of a replica's number
+    load: [rows, experts], ascending, with labels of ``label_bits`` bits whose replica number is
     zero; changed in place to the load of one replica
     spare: replicas per row beyond one an expert
 
@@ -88,10 +96,12 @@ def replicate(load, spare, label_bits):
 
 
 class History:
-    """The last windows, each layer scaled to a mean load of one.
+    """The last windows, each layer scaled to a mean load of one, and what they teach.
 
     loads: [layers, experts, MEMORY] float32; a column is one window, the oldest is overwritten
     steps: squared distance of each window to the one before, oldest first
+    errors: [decays] squared error of the forecast that each of `DECAYS` would have made, in units
+    of the steps, fading
     """
 
     MEMORY = 8
@@ -100,110 +110,110 @@ class History:
         self.loads = np.zeros((layers, experts, self.MEMORY), dtype=np.float32)
         self.windows = 0
         self.steps = []
+        self.errors = np.zeros(len(DECAYS))
+        self.forecasts = None
 
     def add(self, load):
         """Remember a window [layers, experts]; return the weight of each column in the forecast."""
-        window = load / np.maximum(load.mean(axis=1, keepdims=True), 1e-30)
         column = self.windows % self.MEMORY
-        self.loads[:, :, column] = window
+        self.loads[:, :, column] = load / np.maximum(load.mean(axis=1, keepdims=True), 1e-30)
         self.windows += 1
-        age = (column - np.arange(self.MEMORY)) % self.MEMORY
-        known = age < self.windows
-        distance = self.squared_distances(column)
+        flat = self.loads.reshape(-1, self.MEMORY)
+        product = (flat.T @ flat).astype(np.float64) / len(flat)
+        square = np.diagonal(product)
+        distance = square + square[column] - 2 * product[column]
         if self.windows > 1:
             self.steps = [*self.steps, distance[column - 1]][-2 * self.MEMORY :]
-        alike = known & (distance <= 2 * self.usual_step(window))
+
+        age = (column - np.arange(self.MEMORY)) % self.MEMORY
+        # Windows that correlate by less than a half are not alike, whatever is usual.
+        alike = distance <= min(2 * self.usual_step(), square[column] - 1)
+        if self.windows > 1 and alike[column - 1] and self.steps[-1] > 0:
+            self.judge(product, column)
         alike[column] = True
-        weight = np.where(alike, DECAY**age, 0.0)
-        return (weight / weight.sum()).astype(np.float32)
+        weight = (alike & (age < self.windows)) * DECAYS[:, None] ** age
+        self.forecasts = weight / weight.sum(axis=1, keepdims=True)
+        best = (self.errors + DOUBT * np.abs(np.arange(len(DECAYS)) - USUAL)).argmin()
+        return self.forecasts[best].astype(np.float32)
 
-    def squared_distances(self, column):
-        """[MEMORY]: mean squared difference of each window to the one in ``column``."""
-        flat = self.loads.reshape(-1, self.MEMORY)
-        product = flat.T @ flat
-        square = np.diagonal(product)
-        return (square + square[column] - 2 * product[column]) / max(len(flat), 1)
+    def judge(self, product, column):
+        """Add up how far the last forecasts were from the window that came, in ``column``."""
+        forecast = self.forecasts.copy()
+        forecast[:, column] = 0  # overwritten since
+        forecast /= forecast.sum(axis=1, keepdims=True)
+        error = product[column, column] - 2 * forecast @ product[column]
+        error += ((forecast @ product) * forecast).sum(axis=1)
+        self.errors = 0.9 * self.errors + error / self.steps[-1]
 
-    def usual_step(self, window):
+    def usual_step(self):
         """How far apart consecutive windows of one regime usually are."""
-        # Half the variance: consecutive windows that correlate by less than 3/4 are no measure.
-        ceiling = float(np.square(window - 1).mean()) / 2
-        if not self.steps:
-            return ceiling
-        return min(float(np.median(self.steps) if len(self.steps) > 2 else min(self.steps)), ceiling)
+        if len(self.steps) < 3:
+            return min(self.steps, default=0.0)
+        return sorted(self.steps)[len(self.steps) // 2]
 
 
-DECAY = 0.85
 history = History(0, 0)
 
 
-def pack_scenarios(load, scenarios, num_packs):
+def pack_scenarios(scenarios, weight, num_packs):
     """Pack items to packs of equal size so that no pack is heavy in any scenario.
 
-    load: [rows, items] in ascending order; num_packs divides the items
-    scenarios: [rows, items, scenarios] float32, weighted loads of the same items
+    scenarios: [rows, items, scenarios] float32, loads, the items in descending order of their mean;
+    num_packs divides the items
+    weight: [scenarios] float32, the scenarios' shares in the mean
 
-    Every pack receives one item a round. Heavy items go to light packs, then packs a stride apart
-    exchange theirs where it lowers the sum of squares. (a + x)^2 + (b + y)^2 exceeds
+    Every pack receives one item a round, the lightest pack the heaviest. Then packs a stride apart
+    trade items where that lowers the sum of squares: (a + x)^2 + (b + y)^2 exceeds
     (a + y)^2 + (b + x)^2 exactly when (a - b) (x - y) > 0, summed over the scenarios.
 
     Returns [rows, items] int64, the place of each item: pack * capacity + position in the pack.
     """
-    rows, items = load.shape
+    rows, items, _ = scenarios.shape
     capacity = items // num_packs
     bits = (num_packs - 1).bit_length()
     place = np.empty((rows, items), dtype=np.int64)
     first = np.arange(0, rows * num_packs, num_packs)[:, None]
     pack = np.broadcast_to(np.arange(num_packs), (rows, num_packs))
-    mean = np.zeros((rows, num_packs))
-    total = np.zeros((rows, num_packs, scenarios.shape[2]), dtype=np.float32)
+    total = np.zeros((rows * num_packs, len(weight)), dtype=np.float32)
     for position in range(capacity):
-        last = items - position * num_packs
-        item = slice(last - 1, last - num_packs - 1 if last > num_packs else None, -1)
-        item_load = scenarios[:, item]
-        if position:
-            put_labels(mean, np.arange(num_packs), bits)
-            mean.sort(axis=1)
-            order = labels(mean, bits) + first
-            pack = pack.ravel().take(order)
-            total = total.reshape(rows * num_packs, -1).take(order, axis=0)
-            exchange(total, pack, mean, item_load)
-        place[:, item] = pack * capacity + position
-        mean += load[:, item]
-        total += item_load
+        this_round = slice(position * num_packs, (position + 1) * num_packs)
+        load = scenarios[:, this_round]
+        mean = (total @ weight).astype(np.float64).reshape(rows, num_packs)
+        put_labels(mean, np.arange(num_packs), bits)
+        mean.sort(axis=1)
+        order = labels(mean, bits) + first
+        if position and len(weight) > 1:
+            trade(order, total, load)
+        pack = pack.ravel().take(order)
+        place[:, this_round] = pack * capacity + position
+        total = total.take(order, axis=0)
+        total += load
+        total = total.reshape(rows * num_packs, -1)
     return place
 
 
-def exchange(total, pack, mean, item_load):
-    """Let packs a stride apart trade places, in place, where that lowers the sum of squares.
+def trade(order, total, load):
+    """Swap entries of ``order`` a stride apart, in place, where that lowers the sum of squares.
 
-    total, item_load: [rows, packs, scenarios], so far and in this round; pack, mean: [rows, packs]
+    order: [rows, packs], the row of ``total`` [rows * packs, scenarios] that takes each item
+    load: [rows, packs, scenarios], the items of this round
     """
-    rows, packs, scenarios = total.shape
+    rows, packs = order.shape
     for stride in STRIDES:
         pairs = packs // (2 * stride)
+        used = order[:, : 2 * stride * pairs].reshape(rows, pairs, 2, stride)
         if not pairs:
             continue
-        here, there = slice(0, stride), slice(stride, 2 * stride)
-
-        def paired(array):
-            used = array[:, : 2 * stride * pairs]
-            return used.reshape(rows, pairs, 2 * stride, *array.shape[2:])
-
-        totals, items = paired(total), paired(item_load)
-        apart = totals[:, :, here] - totals[:, :, there]
-        gain = np.einsum("rpsc,rpsc->rps", apart, items[:, :, here] - items[:, :, there])
-        trade = gain > 0
-        apart *= trade[..., None]
-        totals[:, :, here] -= apart
-        totals[:, :, there] += apart
-        for array in (paired(pack), paired(mean)):
-            apart = (array[:, :, here] - array[:, :, there]) * trade
-            array[:, :, here] -= apart
-            array[:, :, there] += apart
-
-
-STRIDES = (8, 4, 2, 1)
+        totals = total.take(used, axis=0)
+        loads = load[:, : 2 * stride * pairs].reshape(rows, pairs, 2, stride, -1)
+        gain = np.einsum(
+            "rpsc,rpsc->rps",
+            totals[:, :, 0] - totals[:, :, 1],
+            loads[:, :, 0] - loads[:, :, 1],
+        )
+        apart = (used[:, :, 0] - used[:, :, 1]) * (gain > 0)
+        used[:, :, 0] -= apart
+        used[:, :, 1] += apart
 
 
 def rebalance_experts(weight, num_replicas, num_groups, num_nodes, num_gpus):
@@ -240,12 +250,16 @@ def rebalance_experts(weight, num_replicas, num_groups, num_nodes, num_gpus):
     label = labels(load, bits)
     expert = label >> number_bits
 
+    # The windows that the forecast used are the scenarios; -1 turns to descending order.
     used = np.flatnonzero(column_weight)
-    scale = np.sqrt(column_weight[used]) 
-    scenarios = history.loads[:, :, used] * scale / logcnt.numpy()[:, :, None].astype(np.float32)
-    flat = scenarios.reshape(layers * experts, -1)
-    scenarios = flat.take(expert + np.arange(0, layers * experts, experts)[:, None], axis=0)
-    slot = torch.from_numpy(pack_scenarios(load, scenarios, num_gpus))
+    row = expert[:, ::-1] + np.arange(0, layers * experts, experts)[:, None]
+    scenarios = history.loads.reshape(layers * experts, -1).take(row, axis=0)
+    if len(used) < history.MEMORY:
+        scenarios = scenarios[:, :, used]
+    share = (1 / logcnt.numpy()).astype(np.float32)
+    scenarios *= share.ravel().take(row)[:, :, None]
+    slot = pack_scenarios(scenarios, column_weight[used], num_gpus)[:, ::-1]
+    slot = torch.from_numpy(slot.copy())
 
     most = int(logcnt.max())
     phy2log = torch.empty(layers, num_replicas, dtype=torch.int64)

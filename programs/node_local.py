@@ -49,7 +49,7 @@ def labels(value, bits):
 def replicate(load, spare, label_bits):
     """Give each spare replica to the expert whose replicas are the hottest, all at once.
 
-    load: [rows, experts], ascending, with labels of ``label_bits`` bits, those of a replica's number
+    load: [rows, experts], ascending, with labels of ``label_bits`` bits whose replica number is
     zero; changed in place to the load of one replica
     spare: replicas per row beyond one an expert
 

@@ -1,0 +1,293 @@
+"""Score the seed and every shipped program on a set of scenarios: `python -m eplb.leaderboard`.
+
+Covered: balancedness on the window that followed, the gap to the lower bound, time, migrations and
+node locality, as a table in Markdown and a plot of balancedness over time. Workloads are those of
+`eplb.workload_model` with a seed of their own, on which no program was tuned. Not covered:
+recorded traffic; `evaluate.py --trace` scores a program on that.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import platform
+import subprocess
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+from tqdm import tqdm
+
+from eplb.errors import SCORED, UserError, exit_on_user_error
+from eplb.files import replacing, write_text
+from eplb.paths import project_file
+from eplb.placement import Deployment, validate
+from eplb.reference import replicate
+from eplb.runner import Sandbox
+from eplb.scoring import History, call_seconds, score_placements
+from eplb.workload_model import PRESETS, generate
+
+HELD_OUT_SEED = 2026
+
+
+@dataclass(frozen=True)
+class Scenario:
+    """A workload, by the name of its preset in `eplb.workload_model`, on a deployment."""
+
+    name: str
+    preset: str
+    deployment: Deployment
+
+
+SCENARIOS = (
+    Scenario("DeepSeek-V3 EP32", "deepseek-v3", Deployment(288, 8, 4, 32)),
+    Scenario("DeepSeek-V3 EP144", "deepseek-v3", Deployment(288, 8, 18, 144)),
+    Scenario("Qwen3-235B EP32", "qwen3-235b", Deployment(160, 1, 4, 32)),
+    Scenario("Kimi-K2 EP64", "kimi-k2", Deployment(448, 1, 8, 64)),
+    Scenario("bursty, EP32", "bursty", Deployment(288, 8, 4, 32)),
+    Scenario("stationary, EP32", "stationary", Deployment(288, 8, 4, 32)),
+)
+
+
+@dataclass(frozen=True)
+class Row:
+    """What one program does in one scenario, means over the windows.
+
+    balancedness: over GPUs, on the window that followed
+    gap: hottest GPU over the lower bound, minus one, on the window that followed
+    seen_gap: the same on the window seen, which only replication and packing can lose
+    ms, times_seed: time of one call, and the seed's time over it
+    moved: share of the slots whose GPU had to fetch the expert
+    node_local: share of (layer, group) pairs that live on one node
+    """
+
+    program: str
+    balancedness: float
+    gap: float
+    seen_gap: float
+    ms: float
+    times_seed: float
+    moved: float
+    node_local: float
+
+
+def lower_bounds(load: np.ndarray, deployment: Deployment) -> np.ndarray:
+    """[layers] float64: no placement has a hottest GPU with fewer tokens of ``load``.
+
+    load: [layers, experts]. A GPU holds at least the mean, and at least the largest replica, which
+    greedy replication makes as small as it can be.
+    """
+    largest = (load / replicate(load, deployment.num_replicas)).max(axis=1)
+    return np.maximum(load.sum(axis=1) / deployment.num_gpus, largest)
+
+
+def measure(
+    scenario: Scenario, programs: list[Path], seed: int, repeats: int, sandbox: Sandbox
+) -> Iterator[Row]:
+    """Run the seed program and then ``programs`` on ``scenario``; yield a row for each.
+
+    Raises `eplb.runner.Refused` or `eplb.placement.InvalidPlacement` for a program that fails.
+    """
+    trace = generate(replace(PRESETS[scenario.preset], seed=seed))
+    windows = trace.windows()
+    history = History(trace.loads.reshape(len(windows), -1, *windows.shape[1:]), windows)
+    bounds = np.array([lower_bounds(window, scenario.deployment).sum() for window in windows])
+    mean = windows.sum(axis=(1, 2)) / scenario.deployment.num_gpus
+    seed_seconds = None
+    for program in (project_file("initial.py"), *programs):
+        runs = [
+            sandbox.run(program, history.seen, scenario.deployment)
+            for _ in range(1 if seed_seconds is None else repeats)
+        ]
+        seconds = call_seconds(np.array([run.seconds for run in runs]))
+        seed_seconds = seed_seconds or seconds
+        placements = [
+            validate(
+                answer.phy2log,
+                answer.log2phy,
+                answer.logcnt,
+                num_layers=windows.shape[1],
+                num_experts=windows.shape[2],
+                deployment=scenario.deployment,
+            )
+            for answer in runs[0].answers
+        ]
+        scores = score_placements(placements, history, scenario.deployment)
+        yield Row(
+            program=program.name,
+            balancedness=float(scores.balancedness.mean()),
+            gap=float(np.mean(mean[1:] / scores.balancedness / bounds[1:])) - 1,
+            seen_gap=float(np.mean(mean[:-1] / scores.same_window / bounds[:-1])) - 1,
+            ms=1e3 * seconds,
+            times_seed=seed_seconds / seconds,
+            moved=float(scores.migrated.mean()) / scenario.deployment.num_replicas,
+            node_local=float(scores.locality.mean()),
+        )
+
+
+def table(scenario: Scenario, rows: list[Row]) -> str:
+    """One scenario in Markdown."""
+    lines = [
+        f"**{scenario.name}**",
+        "",
+        "| program | balancedness | over the bound | on the window seen | ms | x seed's speed "
+        "| slots moved | node-local |",
+        "|---|---|---|---|---|---|---|---|",
+    ]
+    for row in rows:
+        lines.append(
+            f"| {row.program} | {row.balancedness:.4f} | +{row.gap:.1%} | +{row.seen_gap:.1%} "
+            f"| {row.ms:.3g} | {row.times_seed:.3g} | {row.moved:.0%} | {row.node_local:.0%} |"
+        )
+    return "\n".join(lines) + "\n"
+
+
+def pareto_front(rows: list[Row]) -> list[Row]:
+    """The rows that no other beats in both time and balancedness, fastest first."""
+    front: list[Row] = []
+    for row in sorted(rows, key=lambda row: (row.ms, -row.balancedness)):
+        if not front or row.balancedness > front[-1].balancedness:
+            front.append(row)
+    return front
+
+
+def draw(results: list[tuple[Scenario, list[Row]]], path: Path) -> None:
+    """Balancedness over speed, one panel a scenario, with the front that nothing dominates."""
+    # Only this function needs matplotlib, whose import takes longer than a table.
+    from matplotlib.figure import Figure
+
+    columns = min(3, len(results))
+    lines = -(-len(results) // columns)
+    figure = Figure(figsize=(4.2 * columns, 3.4 * lines), layout="constrained")
+    panels = figure.subplots(lines, columns, squeeze=False).ravel()
+    for panel, (scenario, rows) in zip(panels, results, strict=False):
+        front = pareto_front(rows)
+        panel.step(
+            [row.times_seed for row in front],
+            [row.balancedness for row in front],
+            where="pre",
+            color="#777777",
+            linewidth=1,
+        )
+        for row in rows:
+            (point,) = panel.plot(row.times_seed, row.balancedness, "o")
+            panel.annotate(
+                row.program.removesuffix(".py"),
+                (row.times_seed, row.balancedness),
+                textcoords="offset points",
+                xytext=(4, 4),
+                fontsize=8,
+                color=point.get_color(),
+            )
+        panel.set_xscale("log")
+        panel.margins(x=0.25, y=0.2)
+        panel.set_title(scenario.name, fontsize=10)
+        panel.set_xlabel("speed, the seed's = 1")
+        panel.set_ylabel("balancedness")
+    for panel in panels[len(results) :]:
+        panel.set_axis_off()
+    with replacing(path) as partial:
+        figure.savefig(partial, dpi=120)
+
+
+def commit() -> str:
+    """The commit of the source tree, with a + where files differ from it."""
+    folder = project_file("initial.py").parent
+    try:
+        git = ["git", "-C", str(folder)]
+        name = subprocess.run(
+            [*git, "rev-parse", "--short", "HEAD"], capture_output=True, text=True
+        )
+        changes = subprocess.run(
+            [*git, "status", "--porcelain", "--untracked-files=no"], capture_output=True, text=True
+        )
+    except OSError:
+        return "unknown"
+    return name.stdout.strip() + "+" * bool(changes.stdout.strip()) or "unknown"
+
+
+def machine() -> str:
+    """The processor's name, as far as the system tells it."""
+    try:
+        for line in Path("/proc/cpuinfo").read_text().splitlines():
+            if line.startswith("model name"):
+                return f"{line.split(':', 1)[1].strip()}, {os.cpu_count()} processors"
+    except OSError:
+        pass
+    return platform.processor() or platform.machine()
+
+
+def shipped_programs() -> list[Path]:
+    return sorted(project_file("programs").glob("*.py"))
+
+
+def run(
+    scenarios: list[Scenario], programs: list[Path], seed: int, repeats: int
+) -> tuple[list[tuple[Scenario, list[Row]]], str]:
+    """Measure and print every scenario; returns the rows, and the sandbox's safeguards."""
+    results = []
+    total = len(scenarios) * (1 + len(programs))
+    hidden = not sys.stderr.isatty()
+    with Sandbox(timeout=600) as sandbox, tqdm(total=total, disable=hidden) as bar:
+        for scenario in scenarios:
+            rows = []
+            for row in measure(scenario, programs, seed, repeats, sandbox):
+                rows.append(row)
+                bar.update()
+            results.append((scenario, rows))
+            tqdm.write(table(scenario, rows))
+        return results, sandbox.isolation
+
+
+def chosen_scenarios(names: list[str]) -> list[Scenario]:
+    """The scenarios whose names contain any of ``names``."""
+    chosen = [s for s in SCENARIOS if any(name.lower() in s.name.lower() for name in names)]
+    if not chosen:
+        every = ", ".join(scenario.name for scenario in SCENARIOS)
+        raise UserError(f"--scenarios {' '.join(names)} matches none; there are: {every}")
+    return chosen
+
+
+def main(arguments: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(
+        prog="python -m eplb.leaderboard", description="Score every program on every scenario."
+    )
+    parser.add_argument(
+        "--programs", type=Path, nargs="+", metavar="FILE", help="default: all in programs/"
+    )
+    parser.add_argument(
+        "--scenarios", nargs="+", metavar="NAME", help="parts of their names; default: all"
+    )
+    parser.add_argument("--seed", type=int, default=HELD_OUT_SEED, help="of the workloads")
+    parser.add_argument("--repeats", type=int, default=3, help="runs of a program; default: 3")
+    parser.add_argument("--output", type=Path, metavar="FILE", help="write the table there too")
+    parser.add_argument("--plot", type=Path, metavar="FILE", help="draw it, e.g. leaderboard.png")
+    args = parser.parse_args(arguments)
+    if args.repeats < 1:
+        raise UserError(f"--repeats is {args.repeats}; it must be at least 1")
+    scenarios = [
+        scenario
+        for scenario in SCENARIOS
+        if not args.scenarios
+        or any(name.lower() in scenario.name.lower() for name in args.scenarios)
+    ]
+    if not scenarios:
+        names = ", ".join(scenario.name for scenario in SCENARIOS)
+        raise UserError(f"--scenarios {' '.join(args.scenarios)} matches none; there are: {names}")
+    programs = args.programs or shipped_programs()
+    results, isolation = run(scenarios, programs, args.seed, args.repeats)
+    heading = (
+        f"Commit {commit()}; {machine()}; one thread; {isolation}; workload seed {args.seed}.\n"
+    )
+    print(heading)
+    if args.output:
+        write_text(args.output, "\n".join([heading, *(table(*result) for result in results)]))
+    if args.plot:
+        draw(results, args.plot)
+    return SCORED
+
+
+if __name__ == "__main__":
+    exit_on_user_error(main)
