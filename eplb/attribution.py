@@ -111,4 +111,4 @@ def _node_loads(run: ProgramRun, seen: np.ndarray, nodes: int) -> tuple[np.ndarr
     experts = seen.shape[1]
     held = np.stack([placement.holders(nodes) for placement in run.placements])
     present = held.reshape(len(seen), experts, nodes).transpose(0, 2, 1).reshape(-1, experts)
-    return np.repeat(seen, nodes, axis=0) * present, present
+    return np.repeat(seen, nodes, axis=0), present
