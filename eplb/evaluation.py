@@ -20,8 +20,9 @@ from eplb.runner import Answer, Refused, Run, Sandbox
 from eplb.scoring import History, PlacementScores, score_placements
 from eplb.trace import read_trace
 
-# Windows that the seed answers for its time alone; its own scores need the whole history.
-SEED_WINDOWS = 3
+# Windows that the seed answers for its time before each run of the program: both are then slowed
+# alike by what else the machine does.
+SEED_WINDOWS = 2
 
 
 @dataclass(frozen=True)
@@ -65,7 +66,7 @@ class ProgramRun:
 class Evaluation:
     """What was measured. ``refusal`` says why a program has no score; ``runs`` is empty then.
 
-    seed_seconds: [calls] wall time of each call of the seed program
+    seed_seconds: [runs, windows] wall time of each call of the seed program
     seed_scores: the seed's scores, if `Settings.seed_history` asked for them
     """
 
@@ -91,27 +92,32 @@ def evaluate(settings: Settings, progress: Callable[[float], None]) -> Evaluatio
     """
     _check_program(settings.program)
     _check_locality(settings)
-    steps = settings.repeats + 2
+    steps = settings.repeats + 1
     with Sandbox(settings.timeout, (settings.trace, *settings.hidden)) as sandbox:
         # The sandbox imports torch in the meantime.
         history = _read_history(settings, lambda share: progress(share / steps))
-        seed_run = _run_seed(sandbox, history, settings)
-        progress(2 / steps)
+        seed_scores = None
+        if settings.seed_history:
+            seed = _run_seed(sandbox, history.seen, settings)
+            seed_scores = _checked(seed, history, settings, None).scores
+        seed_seconds = []
         runs: list[ProgramRun] = []
         refusal = None
         try:
             for repeat in range(settings.repeats):
+                seed = _run_seed(sandbox, history.seen[:SEED_WINDOWS], settings)
+                seed_seconds.append(seed.seconds)
                 run = sandbox.run(settings.program, history.seen, settings.deployment)
                 runs.append(_checked(run, history, settings, runs[-1] if runs else None))
-                progress((3 + repeat) / steps)
+                progress((2 + repeat) / steps)
         except Refused as error:
             runs, refusal = [], error
         return Evaluation(
             settings=settings,
             history=history,
             isolation=sandbox.isolation,
-            seed_seconds=seed_run.seconds,
-            seed_scores=seed_run.scores if settings.seed_history else None,
+            seed_seconds=np.array(seed_seconds),
+            seed_scores=seed_scores,
             runs=runs,
             refusal=refusal,
         )
@@ -152,17 +158,14 @@ def _read_history(settings: Settings, progress: Callable[[float], None]) -> Hist
     return History(used.reshape(len(windows), interval, *used.shape[1:]), windows)
 
 
-def _run_seed(sandbox: Sandbox, history: History, settings: Settings) -> ProgramRun:
-    """Run the seed before any process of the program exists that could slow it down."""
-    windows = history.seen if settings.seed_history else history.seen[:SEED_WINDOWS]
+def _run_seed(sandbox: Sandbox, windows: np.ndarray, settings: Settings) -> Run:
     try:
-        run = sandbox.run(project_file("initial.py"), windows, settings.deployment)
+        return sandbox.run(project_file("initial.py"), windows, settings.deployment)
     except Refused as error:
         raise UserError(
             f"the seed program, which the speed is measured against, failed on {settings.trace} "
             f"({error}); give it more time with --timeout if it was too slow"
         ) from error
-    return _checked(run, history, settings, None)
 
 
 def _checked(

@@ -84,32 +84,32 @@ def run(trace, program):
     return run
 
 
-def test_the_seed_runs_first_and_briefly_and_no_run_sees_the_last_window(run, sandbox, trace):
+def test_the_seed_runs_before_each_repeat_and_no_run_sees_the_last_window(run, sandbox, trace):
     result = run(repeats=2, timeout=7.0, hidden=(Path("results"),))
-    assert [name for name, _ in sandbox.runs] == ["initial.py", "program.py", "program.py"]
+    assert [name for name, _ in sandbox.runs] == ["initial.py", "program.py"] * 2
     loads = random_loads(1, RECORDS, LAYERS, EXPERTS)
     # 17 records are five windows of three; the two left over are dropped.
     windows = [loads[3 * w : 3 * w + 3].sum(axis=0) for w in range(5)]
-    np.testing.assert_array_equal(sandbox.runs[0][1], windows[:3])
+    np.testing.assert_array_equal(sandbox.runs[0][1], windows[:2])
     np.testing.assert_array_equal(sandbox.runs[1][1], windows[:4])
     assert sandbox.timeout == 7.0
     assert sandbox.hidden == (trace, Path("results"))
     assert result.refusal is None
     assert result.seed_scores is None
     np.testing.assert_array_equal(result.seconds, [[0.001] * 4, [0.002] * 4])
-    np.testing.assert_array_equal(result.seed_seconds, [0.2] * 3)
+    np.testing.assert_array_equal(result.seed_seconds, [[0.2] * 2] * 2)
     np.testing.assert_array_equal(result.history.records[4], loads[12:15])
 
 
 def test_the_seed_answers_everything_for_a_comparison(run, sandbox):
     result = run(seed_history=True)
-    assert len(sandbox.runs[0][1]) == 4
+    assert [len(windows) for _, windows in sandbox.runs[:2]] == [4, 2]
     assert result.seed_scores.balancedness.shape == (4,)
 
 
 def test_the_interval_can_be_chosen(run, sandbox):
     run(rebalance_interval=8)
-    assert [len(windows) for _, windows in sandbox.runs] == [1] * 4
+    assert [len(windows) for _, windows in sandbox.runs] == [1] * 6
 
 
 def test_equal_answers_are_checked_and_scored_once(run, sandbox, monkeypatch):
@@ -121,8 +121,7 @@ def test_equal_answers_are_checked_and_scored_once(run, sandbox, monkeypatch):
 
     monkeypatch.setattr(evaluation, "score_placements", counting)
     result = run()
-    # Once for the seed, once for the three equal runs.
-    assert len(calls) == 2
+    assert len(calls) == 1
     assert len(result.runs) == 3
 
 
