@@ -12,11 +12,12 @@ from contextlib import closing
 from pathlib import Path
 
 import psutil
+
 from tests.model_server import KEY, ModelServer
 
 ROOT = Path(__file__).resolve().parent.parent
 
-EVALUATOR = '''
+EVALUATOR = """
 import argparse, hashlib, json, os, time
 parser = argparse.ArgumentParser()
 for name in ("--program_path", "--results_dir", "--locality"):
@@ -32,7 +33,7 @@ metrics = dict(
 for name, content in (("metrics", metrics), ("correct", dict(correct=True, error=""))):
     with open(f"{arguments.results_dir}/{name}.json", "w") as file:
         json.dump(content, file)
-'''
+"""
 
 
 def wait_for(condition, process, seconds: float = 60) -> None:
@@ -67,8 +68,7 @@ class Runs:
     def launch(self, arguments: list[str], **environment: str) -> subprocess.Popen:
         """Start `shinka_launch variant=eplb_example` from another folder than the project's."""
         code = (
-            "import sys; sys.argv[0] = 'shinka_launch'\n"
-            "from shinka.cli.launch import main; main()"
+            "import sys; sys.argv[0] = 'shinka_launch'\nfrom shinka.cli.launch import main; main()"
         )
         arguments = ["-c", code, "variant=eplb_example", *arguments]
         return self.start_command(arguments, PYTHONPATH=str(ROOT), **environment)
@@ -88,7 +88,8 @@ class Runs:
     def rows(self, columns: str) -> list[tuple]:
         """Columns of all programs, by generation."""
         with closing(sqlite3.connect(self.results / "programs.sqlite")) as database:
-            return database.execute(f"SELECT {columns} FROM programs ORDER BY generation").fetchall()
+            query = f"SELECT {columns} FROM programs ORDER BY generation"
+            return database.execute(query).fetchall()
 
     def check_complete(self, generations: int) -> None:
         """Every generation is there once, with its folder, its program and its result."""
@@ -113,4 +114,6 @@ class Runs:
                 commands.append(process.cmdline())
             except psutil.Error:
                 pass
-        return [command for command in commands if any(str(self.results) in word for word in command)]
+        return [
+            command for command in commands if any(str(self.results) in word for word in command)
+        ]

@@ -37,9 +37,7 @@ def test_the_example(tmp_path):
     assert not config.db_config.enforce_island_separation
     assert config.job_config.eval_program_path == str(paths.SOURCE_TREE / "evaluate.py")
     assert config.evo_config.init_program_path == str(paths.SOURCE_TREE / "initial.py")
-    assert re.fullmatch(
-        rf"{tmp_path}/results/eplb/\d{{4}}\.\d\d\.\d+_example", config.output_dir
-    )
+    assert re.fullmatch(rf"{tmp_path}/results/eplb/\d{{4}}\.\d\d\.\d+_example", config.output_dir)
     assert config.evo_config.results_dir == config.output_dir
 
 

@@ -7,12 +7,12 @@ import threading
 import time
 
 import pytest
-from tests.model_server import KEY, ModelServer
+from shinka.llm.providers.pricing import get_model_prices
+from shinka.model_availability import PROVIDER_ENV_REQUIREMENTS
 
 from eplb.errors import UserError
 from eplb.evolution.models import OFFLINE_MODEL, STRONG_MODELS, answering_models, choose_models
-from shinka.llm.providers.pricing import get_model_prices
-from shinka.model_availability import PROVIDER_ENV_REQUIREMENTS
+from tests.model_server import KEY, ModelServer
 
 LLM_KWARGS = {"temperatures": [1.0], "max_tokens": 64, "reasoning_efforts": ["low"]}
 
@@ -129,7 +129,7 @@ def test_names_and_keys_are_checked_first():
 
 
 def test_every_provider_is_asked_by_shinkas_own_function(monkeypatch):
-    """The query functions keep their undecorated form, and a dead network is told within a minute."""
+    """The query functions keep an undecorated form, and take the arguments they are given."""
     for names in PROVIDER_ENV_REQUIREMENTS.values():
         for name in names:
             monkeypatch.setenv(name, "k")

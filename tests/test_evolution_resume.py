@@ -64,7 +64,7 @@ def check_fit_to_go_on(folder, generations):
     found = rows(folder)
     assert [row[0] for row in found] == [0, *range(len(generations))]
     assert folders(folder) == list(range(len(generations)))
-    for (number, code, metadata), old in zip(found[1:], generations):
+    for (number, code, metadata), old in zip(found[1:], generations, strict=True):
         assert code == f"# written as generation {old}\n"
         assert (folder / f"gen_{number}" / "main.py").read_text() == code
         metadata = json.loads(metadata)

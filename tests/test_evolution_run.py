@@ -9,6 +9,7 @@ import signal
 import time
 
 import pytest
+
 from tests.evolution_runs import Runs, wait_for
 from tests.model_server import KEY, ModelServer
 

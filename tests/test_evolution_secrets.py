@@ -11,7 +11,7 @@ import sys
 from tests.evolution_runs import ROOT, Runs
 from tests.model_server import KEY, ModelServer
 
-SPY = '''
+SPY = """
 def rebalance_experts(weight, num_replicas, num_groups, num_nodes, num_gpus):
     import os, pathlib
     seen = [str(dict(os.environ))]
@@ -22,7 +22,7 @@ def rebalance_experts(weight, num_replicas, num_groups, num_nodes, num_gpus):
             pass
     keys = [name for name in ("OPENAI_API_KEY", "LOCAL_OPENAI_API_KEY") if name in "".join(seen)]
     raise RuntimeError(f"keys seen: {keys}")
-'''
+"""
 
 
 def evaluate(program, results, **environment):
@@ -52,7 +52,8 @@ def test_no_prompt_contains_the_trace(tmp_path):
     """A run with the real evaluation: what models read holds no stretch of the recorded loads."""
     with ModelServer() as server:
         runs = Runs(tmp_path, server)
-        overrides = [text for text in runs.overrides(3) if "eval_program_path" not in text]
+        overrides = [text for text in runs.overrides(2) if "eval_program_path" not in text]
+        overrides.append("+distributed_job_config.extra_cmd_args.repeats=1")
         process = runs.start(overrides)
         out, _ = process.communicate(timeout=300)
         assert process.returncode == 0, out

@@ -52,9 +52,7 @@ def install(folder: Path, *arguments: str) -> Path:
 def launch(python: Path, folder: Path, *overrides: str) -> str:
     """The configuration that `shinka_launch` composes, from a folder of its own."""
     folder.mkdir()
-    code = (
-        "import sys; sys.argv[0] = 'shinka_launch'\nfrom shinka.cli.launch import main; main()"
-    )
+    code = "import sys; sys.argv[0] = 'shinka_launch'\nfrom shinka.cli.launch import main; main()"
     arguments = ["variant=eplb_example", *overrides, "--cfg", "job", "--resolve"]
     environment = {k: v for k, v in os.environ.items() if k != "PYTHONPATH"}
     answer = subprocess.run(
@@ -84,6 +82,6 @@ def test_a_plain_wheel_carries_everything(source, tmp_path):
     data = next((tmp_path / "venv" / "lib").glob("python*/site-packages/eplb/_task"))
     assert f"init_program_path: {data}/initial.py" in config
     assert f"eval_program_path: {data}/evaluate.py" in config
-    carried = {path.name for path in data.iterdir()}
+    carried = {path.name for path in data.iterdir()} - {"__pycache__"}
     assert carried == {"initial.py", "evaluate.py", "expert-load.json", "configs", "programs"}
     assert (data.parent / "proposer" / "agent.py").exists()

@@ -54,7 +54,11 @@ def choose_models(requested: str | Sequence[str] | None, offline: bool) -> list[
 
 
 def answering_models(
-    models: Sequence[str], llm_kwargs: dict[str, Any], *, requested: bool, seconds: float = ANSWER_SECONDS
+    models: Sequence[str],
+    llm_kwargs: dict[str, Any],
+    *,
+    requested: bool,
+    seconds: float = ANSWER_SECONDS,
 ) -> list[str]:
     """Ask every model one short question and return those that answer.
 
@@ -86,7 +90,7 @@ def _check_names(models: Sequence[str]) -> None:
         raise UserError(f"models: {error}") from error
     for issue in issues:
         missing = " and ".join(issue.missing_env_vars)
-        raise UserError(f"{issue.model_name} needs {missing} in the environment; or add offline=true")
+        raise UserError(f"{issue.model_name} needs {missing} to be set; or add offline=true")
 
 
 def _spare_loopback_the_proxy(models: Sequence[str]) -> None:

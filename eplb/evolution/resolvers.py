@@ -66,5 +66,5 @@ def output_dir(resume: str | None, fresh: str) -> str:
         return str(Path(fresh).absolute())
     folder = Path(resume).absolute()
     if not (folder / "programs.sqlite").exists() and not (folder / ".hydra").is_dir():
-        raise UserError(f"resume={resume}: no run has its results there; give the folder it printed")
+        raise UserError(f"resume={resume}: no run has its results there; give the folder printed")
     return str(folder)

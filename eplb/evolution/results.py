@@ -93,7 +93,7 @@ def hold(folder: Path) -> IO:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError as error:
         lock.close()
-        raise UserError(f"another run is writing to {folder}; wait for it, or stop it first") from error
+        raise UserError(f"another run is writing to {folder}; wait or stop it first") from error
     return lock
 
 

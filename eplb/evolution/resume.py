@@ -49,7 +49,7 @@ def prepare(folder: Path, num_islands: int) -> int:
             return 0
         _check_islands(database, folder, num_islands)
         _remove_generations(folder, kept=set(done))
-        for generation, number in zip(done, range(len(done))):
+        for number, generation in enumerate(done):
             if generation != number:
                 _renumber(database, folder, generation, number)
         _forget_jobs(database, last_generation=len(done) - 1)
@@ -87,7 +87,8 @@ def _slurm_jobs(folder: Path) -> list[str]:
     answer = subprocess.run(
         ["scontrol", "show", "job", "--oneliner"], capture_output=True, text=True, timeout=60
     )
-    alive = re.compile(r"JobId=(\d+) .*JobState=(?:PENDING|RUNNING|CONFIGURING|SUSPENDED) .*StdOut=(\S+)")
+    states = "PENDING|RUNNING|CONFIGURING|SUSPENDED"
+    alive = re.compile(rf"JobId=(\d+) .*JobState=(?:{states}) .*StdOut=(\S+)")
     found = (alive.search(line) for line in answer.stdout.splitlines())
     return [match[1] for match in found if match and match[2].startswith(f"{folder}/gen_")]
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 import os
 import re
 import signal
-import time
 
 import pytest
 
@@ -18,14 +17,14 @@ from tests.slurm.cluster import Cluster, missing_programs
 
 # Generations that never finish by themselves.
 CANCELLED, OVERDUE, LOST = 1, 2, 3
-HANGING_EVALUATOR = f'''
+HANGING_EVALUATOR = f"""
 import re, sys, time
 generation = int(re.search(r"gen_(\\d+)/main", " ".join(sys.argv))[1])
 if generation in ({CANCELLED}, {OVERDUE}, {LOST}):
     print("hanging", flush=True)
     time.sleep(600)
 {EVALUATOR}
-'''
+"""
 
 
 @pytest.fixture(scope="module")
