@@ -17,7 +17,9 @@ Hunk = tuple[str, str]  # SEARCH and REPLACE
 
 
 def headed(name: str, description: str, body: str) -> str:
-    return f"<NAME>\n{name.lower()}\n</NAME>\n<DESCRIPTION>\n{description}\n</DESCRIPTION>\n{body}\n"
+    return (
+        f"<NAME>\n{name.lower()}\n</NAME>\n<DESCRIPTION>\n{description}\n</DESCRIPTION>\n{body}\n"
+    )
 
 
 def full_answer(changed: Program, language: str = "python") -> str | None:

@@ -58,14 +58,14 @@ class Request(NamedTuple):
     task: the user message that states the task; on a second attempt it stands in the history
     parent: the program to work on (edits), to summarise (meta), or the proposed one (novelty)
     inspirations: other programs in the prompt, best first
-    attempt: 0 at first, then 1, 2, …
+    tried: our earlier answers to this request, where it is a second attempt
     """
 
     kind: str
     task: str
     parent: Listing | None
     inspirations: list[Listing]
-    attempt: int
+    tried: list[str]
 
 
 def read_prompt(text: str) -> Prompt:
@@ -105,26 +105,26 @@ def read_request(prompt: Prompt) -> Request:
         raise UserError(
             "the prompt asks for nothing known: a diff, a rewrite, a summary, a judgement"
         )
-    task, attempt = prompt.user, 0
+    task = prompt.user
+    tried = [message["content"] for message in prompt.history if message.get("role") == "assistant"]
     if _RETRY.match(prompt.user.lstrip()):
         asked = [message["content"] for message in prompt.history if message.get("role") == "user"]
-        attempt = len(asked)
         task = next((text for text in asked if not _RETRY.match(text.lstrip())), "")
     if kind in META:
         parent = _after(task, ("# Current Best Program\n", "# Program to Analyze\n"))
-        return Request(kind, task, parent, [], attempt)
+        return Request(kind, task, parent, [], tried)
     if kind == NOVELTY:
         existing = _after(task, ("**EXISTING CODE:**\n",))
         proposed = _after(task, ("**PROPOSED CODE:**\n",))
         if existing is None or proposed is None:
             raise UserError("the prompt asks to compare two programs and does not hold both")
-        return Request(kind, task, proposed, [existing], attempt)
+        return Request(kind, task, proposed, [existing], tried)
     parent = _after(task, ("# Incorrect Program to Fix\n", "# Current program\n"))
     if parent is None:
         raise UserError("the prompt asks for an edit and holds no program to work on")
     others = [listing for listing in _listings(task) if listing.text != parent.text]
     others.sort(key=lambda listing: -(listing.score if listing.score is not None else -1e9))
-    return Request(kind, task, parent, others, attempt)
+    return Request(kind, task, parent, others, tried)
 
 
 def _after(text: str, headings: tuple[str, ...]) -> Listing | None:

@@ -11,7 +11,7 @@ import random
 
 from eplb.errors import UserError
 from eplb.proposer import grafting, mutations, prompt, simplifications
-from eplb.proposer.answers import diff_answer, full_answer, headed
+from eplb.proposer.answers import diff_answer, full_answer, headed, without_blank_lines
 from eplb.proposer.fixing import repair
 from eplb.proposer.mutations import Change, Sources
 from eplb.proposer.novelty import judge
@@ -58,6 +58,7 @@ def propose(request: prompt.Request, rng: random.Random) -> str:
     donors = [program for program in map(_parsed, request.inspirations) if program]
     sources = Sources(read_catalogue(), donors)
     known = {meaning(program.tree) for program in donors}
+    tried = "\n".join(map(without_blank_lines, request.tried))
     parent = None
     if request.kind != prompt.FIX:
         parent = _parent(request.parent)
@@ -74,7 +75,8 @@ def propose(request: prompt.Request, rng: random.Random) -> str:
             body = diff_answer(parent, change.program)
         else:
             body = full_answer(change.program, request.parent.language)
-        if body:
+        # ShinkaEvolve hands earlier answers back without their blank lines.
+        if body and without_blank_lines(body) not in tried:
             return headed(change.name, change.description, body)
     raise UserError(f"found no {request.kind} edit of this program in {ATTEMPTS} attempts")
 

@@ -1,8 +1,8 @@
 """Greedy replication as one selection of highest averages.
 
 Giving spare replicas one by one to the largest load/replicas is Adams's divisor method (Balinski
-and Young, Fair Representation, 1982), and picks the largest of all quotients load/k. Where an expert
-gets k spare replicas every hotter one gets as many, so rank * k <= spare bounds the candidates.
+and Young, Fair Representation, 1982), and picks the largest of all quotients load/k. Where an
+expert gets k spare replicas every hotter one gets as many: rank * k <= spare bounds the candidates.
 """
 
 import numpy as np
