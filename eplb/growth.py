@@ -1,8 +1,8 @@
 """How a balancer's time grows with layers, experts and GPUs: `python -m eplb.growth`.
 
 Covered: the time of one call over the number of slots in all layers, and the exponent of a power
-law fitted to it, from 8 layers x 64 experts x 64 GPUs to 128 x 1024 x 1024. Not covered: memory, and
-how good the placements are.
+law fitted to it, from 8 layers x 64 experts x 64 GPUs to 128 x 1024 x 1024. Not covered: memory,
+and how good the placements are.
 """
 
 from __future__ import annotations

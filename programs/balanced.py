@@ -35,7 +35,7 @@ import torch
 # How much less a window counts in the forecast than the one after it: what to choose from, the
 # usual choice, and how much worse than others it must do, a step away, to be given up.
 DECAYS = np.array([0.0, 0.3, 0.5, 0.7, 0.85, 0.95])
-USUAL, DOUBT = 4, 0.1
+USUAL, DOUBT = 2, 0.03
 # Which packs may trade, counted in their order by load.
 STRIDES = (4, 2)
 

@@ -36,7 +36,7 @@ CLEARLY = (1.1, 1.5, 3.0)
 # How much less a window counts in the forecast than the one after it: what to choose from, the
 # usual choice, and how much worse than others it must do, a step away, to be given up.
 DECAYS = np.array([0.0, 0.3, 0.5, 0.7, 0.85, 0.95])
-USUAL, DOUBT = 4, 0.1
+USUAL, DOUBT = 2, 0.03
 # Rounds of swaps, and the most slots of a GPU that are considered in one.
 PASSES, REACH = 8, 16
 
@@ -44,6 +44,8 @@ PASSES, REACH = 8, 16
 @lru_cache(maxsize=8)
 def quotient_candidates(experts, spare):
     """List what greedy replication can choose from: position and replicas so far, [candidates].
+
+    The expert of rank r, from 0, can win k of the spare replicas only if (r + 1) * k <= spare.
 
     Positions are those of the hottest min(experts, spare) experts in ascending order.
     """
@@ -63,37 +65,6 @@ def put_labels(value, label, bits):
 def labels(value, bits):
     """Read the labels back."""
     return value.view(np.int64) & ((1 << bits) - 1)
-
-
-def replicate(load, spare, label_bits):
-    """Give each spare replica to the expert whose replicas are the hottest, all at once.
-
-    load: [rows, experts], ascending, with labels of ``label_bits`` bits whose replica number is
-    zero; changed in place to the load of one replica
-    spare: replicas per row beyond one an expert
-
-    Returns the loads of the spare replicas [rows, spare], labelled with the number of the replica
-    as well, and the replicas [rows, hot] of the last ``hot`` experts; all others have one.
-    """
-    rows, experts = load.shape
-    hot = min(experts, spare)
-    rank, replicas = quotient_candidates(experts, spare)
-    bits = len(rank).bit_length()
-    hottest = load[:, -hot:]
-    quotient = hottest.take(rank, axis=1)
-    quotient /= replicas
-    put_labels(quotient, np.arange(len(rank)), bits)
-    quotient.sort(axis=1)
-    chosen = labels(quotient[:, -spare:], bits)
-
-    cell = rank[chosen] + np.arange(0, rows * hot, hot)[:, None]
-    count = 1 + np.bincount(cell.ravel(), minlength=rows * hot).reshape(rows, hot)
-    label = labels(hottest, label_bits)
-    hottest /= count
-    put_labels(hottest, label, label_bits)
-    extra = hottest.ravel()[cell]
-    extra.view(np.int64)[...] |= replicas[chosen]
-    return extra, count
 
 
 def pack_in_rounds(load, num_packs):
@@ -181,18 +152,16 @@ class History:
 def first_placement(load, num_replicas, num_gpus):
     """Place the replicas of ``load`` [layers, experts] from scratch; returns phy2log."""
     layers, experts = load.shape
-    spare = num_replicas - experts
-    number_bits = spare.bit_length()
-    bits = number_bits + (experts - 1).bit_length()
-    load = np.maximum(load, 1e-30, dtype=np.float64)
-    put_labels(load, np.arange(experts) << number_bits, bits)
-    load.sort(axis=1)
-    if spare:
-        extra, _ = replicate(load, spare, bits)
-        load = np.concatenate((load, extra), axis=1)
-        load.sort(axis=1)
-    phy2log = np.empty((layers, num_replicas), dtype=np.int64)
-    np.put_along_axis(phy2log, pack_in_rounds(load, num_gpus), labels(load, bits) >> number_bits, 1)
+    count = np.ones((layers, experts), dtype=np.int64)
+    if num_replicas > experts:
+        count = wanted_replicas(load, count, num_replicas - experts, num_replicas)
+    expert = np.repeat(np.tile(np.arange(experts), layers), count.ravel())
+    expert = expert.reshape(layers, num_replicas)
+    replica = np.take_along_axis(load / count, expert, axis=1)
+    lightest_first = replica.argsort(axis=1)
+    place = pack_in_rounds(np.take_along_axis(replica, lightest_first, axis=1), num_gpus)
+    phy2log = np.empty_like(expert)
+    np.put_along_axis(phy2log, place, np.take_along_axis(expert, lightest_first, axis=1), axis=1)
     return phy2log
 
 
@@ -205,6 +174,8 @@ def count_replicas(phy2log, experts):
 
 def wanted_replicas(load, count, spare, moves):
     """Greedy replication that gives up a replica only for one that is clearly hotter.
+
+    The ``spare`` largest quotients load / k, k = 1, 2, …, are what greedy replication picks.
 
     load, count: [layers, experts], the forecast and the replicas of the last placement
     spare: replicas per layer beyond one an expert; moves: how many may change in a layer

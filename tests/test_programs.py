@@ -1,0 +1,283 @@
+"""The shipped balancers: right on every shape, and as good as they say.
+
+`pytest tests/test_programs.py`
+"""
+
+from __future__ import annotations
+
+import importlib.util
+from itertools import pairwise
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from eplb import reference
+from eplb.placement import Deployment, ExpertPlacement, validate
+from eplb.runner import Sandbox
+from eplb.simulator import balancedness, gpu_loads, migrated_experts
+
+PROGRAMS = sorted((Path(__file__).parent.parent / "programs").glob("*.py"))
+by_name = {path.stem: path for path in PROGRAMS}
+every_program = pytest.mark.parametrize("name", sorted(by_name))
+V3 = Deployment(288, 8, 4, 32)
+
+
+def fresh(name: str):
+    """The program as a new process would load it: with no history."""
+    spec = importlib.util.spec_from_file_location(f"program_{name}", by_name[name])
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module.run_eplb
+
+
+def answer(run_eplb, window: np.ndarray, deployment: Deployment, local: bool = False):
+    """The validated placement for ``window`` [layers, experts]."""
+    weight = torch.from_numpy(window.astype(np.float32))
+    before = weight.clone()
+    d = deployment
+    maps = run_eplb(weight, d.num_replicas, d.num_groups, d.num_nodes, d.num_gpus)
+    assert torch.equal(weight, before), "the program changed its input"
+    layers, experts = window.shape
+    arrays = [each.numpy() for each in maps]
+    return validate(
+        *arrays,
+        num_layers=layers,
+        num_experts=experts,
+        deployment=deployment,
+        require_locality=local,
+    )
+
+
+def drifting(windows: int, seed: int, noise: float, change: int | None = None, layers: int = 8):
+    """[windows, layers, 256] int64: log-normal loads with noise; another popularity at change."""
+    rng = np.random.default_rng(seed)
+    popularity = rng.normal(scale=0.7, size=(layers, 256))
+    result = []
+    for window in range(windows):
+        if window == change:
+            popularity = rng.normal(scale=0.7, size=(layers, 256))
+        log_load = popularity + rng.normal(scale=noise, size=(layers, 256))
+        result.append(np.rint(2000 * np.exp(log_load)).astype(np.int64))
+    return np.array(result)
+
+
+def next_window(name: str, windows: np.ndarray, deployment: Deployment = V3) -> np.ndarray:
+    """[windows - 1]: balancedness of each placement on the window that followed."""
+    run_eplb = fresh(name)
+    return np.array(
+        [
+            balancedness(gpu_loads(after, answer(run_eplb, seen, deployment), deployment.num_gpus))
+            for seen, after in zip(windows[:-1], windows[1:], strict=True)
+        ]
+    )
+
+
+@st.composite
+def problems(draw):
+    """(windows [3, layers, experts], deployment) of any shape that the seed accepts."""
+    nodes = draw(st.integers(1, 3))
+    gpus = nodes * draw(st.integers(1, 6))
+    groups = draw(st.sampled_from([1, nodes, 2 * nodes, 3]))
+    experts = groups * draw(st.integers(1, 8))
+    fewest = -(-experts // gpus)
+    slots = gpus * draw(st.integers(fewest, fewest + 5))
+    layers = draw(st.integers(1, 4))
+    rng = np.random.default_rng(draw(st.integers(0, 2**32 - 1)))
+    kind = draw(st.sampled_from(["zero", "one", "equal", "huge", "plain", "half"]))
+    windows = rng.integers(0, 1000, size=(3, layers, experts))
+    if kind == "zero":
+        windows[:] = 0
+    elif kind == "one":
+        windows[..., 1:] = 0
+    elif kind == "equal":
+        windows[:] = 7
+    elif kind == "huge":
+        windows *= 10**9
+    elif kind == "half":
+        windows[:, ::2] = 0
+    return windows, Deployment(slots, groups, nodes, gpus)
+
+
+@every_program
+@settings(deadline=None, max_examples=60)
+@given(problem=problems())
+def test_is_right_on_every_shape(name, problem):
+    windows, deployment = problem
+    run_eplb = fresh(name)
+    for window in windows:
+        local = name == "node_local" and deployment.can_be_node_local
+        answer(run_eplb, window, deployment, local)
+
+
+@every_program
+@pytest.mark.parametrize(
+    ("layers", "experts", "deployment"),
+    [
+        (1, 1, Deployment(1, 1, 1, 1)),
+        (1, 1, Deployment(40, 1, 1, 8)),
+        (1, 256, Deployment(288, 8, 4, 32)),
+        (3, 12, Deployment(16, 4, 1, 1)),
+        (3, 32, Deployment(32, 4, 4, 32)),
+        (3, 32, Deployment(64, 4, 2, 8)),
+        (3, 256, Deployment(256, 8, 4, 32)),
+        (3, 256, Deployment(288, 8, 18, 144)),
+        (3, 30, Deployment(35, 3, 1, 5)),
+    ],
+)
+@pytest.mark.parametrize("scale", [0, 1000])
+def test_is_right_at_the_edges(name, layers, experts, deployment, scale):
+    rng = np.random.default_rng(0)
+    run_eplb = fresh(name)
+    for _ in range(2):
+        window = rng.integers(0, scale + 1, size=(layers, experts))
+        answer(run_eplb, window, deployment, name == "node_local" and deployment.can_be_node_local)
+
+
+@every_program
+def test_follows_a_change_of_shape(name):
+    run_eplb = fresh(name)
+    rng = np.random.default_rng(0)
+    for layers, experts, deployment in [
+        (4, 256, V3),
+        (4, 256, Deployment(320, 8, 4, 32)),
+        (2, 256, V3),
+        (2, 64, Deployment(72, 1, 2, 8)),
+        (4, 256, V3),
+    ]:
+        answer(run_eplb, rng.integers(0, 1000, size=(layers, experts)), deployment)
+
+
+@every_program
+def test_results_are_fresh_and_repeatable(name):
+    windows = drifting(3, seed=1, noise=0.2)
+    first, second = fresh(name), fresh(name)
+    kept = []
+    for window in windows:
+        placement = answer(first, window, V3)
+        kept.append((placement, placement.phy2log.copy()))
+        assert np.array_equal(placement.phy2log, answer(second, window, V3).phy2log)
+    for placement, copy in kept:
+        assert np.array_equal(placement.phy2log, copy), "a later call changed an earlier answer"
+
+
+@every_program
+def test_takes_integers_and_half_precision(name):
+    for dtype in (torch.int64, torch.float64, torch.bfloat16):
+        weight = torch.arange(1, 65).reshape(2, 32).to(dtype)
+        phy2log, _, logcnt = fresh(name)(weight, 40, 4, 2, 8)
+        assert phy2log.shape == (2, 40) and int(logcnt.sum()) == 80
+
+
+def reference_balancedness(windows: np.ndarray, deployment: Deployment) -> float:
+    """Greedy replication + LPT, each replica to the lightest GPU, on the window seen."""
+    scores = []
+    for window in windows:
+        phy2log = reference.place(window, deployment.num_replicas, deployment.num_gpus)
+        placement = ExpertPlacement.from_phy2log(phy2log, window.shape[1])
+        scores.append(balancedness(gpu_loads(window, placement, deployment.num_gpus)))
+    return float(np.mean(scores))
+
+
+def same_window(name: str, windows: np.ndarray, deployment: Deployment) -> float:
+    scores = []
+    for window in windows:
+        placement = answer(fresh(name), window, deployment)
+        scores.append(balancedness(gpu_loads(window, placement, deployment.num_gpus)))
+    return float(np.mean(scores))
+
+
+@pytest.mark.parametrize("name", ["fastest", "balanced", "steady"])
+@pytest.mark.parametrize(
+    "deployment", [V3, Deployment(320, 8, 4, 32), Deployment(288, 1, 9, 72)], ids=str
+)
+def test_one_window_balances_as_well_as_greedy_and_lpt(name, deployment):
+    windows = drifting(3, seed=3, noise=0.2)
+    wanted = reference_balancedness(windows, deployment)
+    assert same_window(name, windows, deployment) >= wanted - 0.003
+
+
+@settings(deadline=None, max_examples=30)
+@given(seed=st.integers(0, 10_000), spare=st.integers(0, 40))
+def test_fastest_replicates_as_greedily_as_one_by_one(seed, spare):
+    """The largest replica is as small as that of greedy replication, the least there is."""
+    rng = np.random.default_rng(seed)
+    load = np.exp(rng.normal(size=(3, 24)))
+    slots = -(-(24 + spare) // 4) * 4
+    placement = answer(fresh("fastest"), load * 1000, Deployment(slots, 1, 1, 4))
+    greedy = reference.replicate((load * 1000).astype(np.float32), slots)
+    ours = (load / placement.logcnt).max(axis=1)
+    assert ours == pytest.approx((load / greedy).max(axis=1), rel=1e-6)
+
+
+def test_node_local_balances_as_well_as_the_seed():
+    import initial
+
+    windows = drifting(3, seed=4, noise=0.2)
+    ours = same_window("node_local", windows, V3)
+    scores = []
+    for window in windows:
+        placement = answer(initial.run_eplb, window, V3)
+        scores.append(balancedness(gpu_loads(window, placement, 32)))
+    assert ours >= np.mean(scores) - 0.003
+
+
+def test_balanced_forecasts_a_noisy_load():
+    windows = drifting(8, seed=5, noise=0.3)
+    gain = next_window("balanced", windows) - next_window("fastest", windows)
+    assert gain[3:].mean() >= 0.03
+
+
+def test_balanced_forgets_at_a_regime_change():
+    windows = drifting(10, seed=6, noise=0.1, change=5)
+    gain = next_window("balanced", windows) - next_window("fastest", windows)
+    assert gain[5] >= -0.01, "the window after the change is planned with the old regime"
+    assert gain[6:].mean() >= 0.01
+
+
+def test_balanced_remembers_a_regime_that_returns():
+    windows = drifting(12, seed=7, noise=0.3, change=4)
+    back = np.concatenate((windows[:8], windows[1:4]))
+    gain = next_window("balanced", back) - next_window("fastest", back)
+    assert gain[8] >= 0.03, "the first window of the old regime is planned alone"
+
+
+def test_balanced_trusts_the_last_window_of_a_random_walk():
+    rng = np.random.default_rng(8)
+    steps = rng.normal(scale=0.25, size=(12, 8, 256))
+    steps[0] *= 2
+    windows = np.rint(2000 * np.exp(steps.cumsum(axis=0))).astype(np.int64)
+    gain = next_window("balanced", windows) - next_window("fastest", windows)
+    assert gain[4:].mean() >= -0.005
+
+
+@pytest.mark.parametrize("noise", [0.05, 0.3])
+def test_steady_moves_at_most_a_quarter_of_the_slots(noise):
+    """In any window, that of a regime change included; and it costs little balancedness."""
+    windows = drifting(10, seed=9, noise=noise, change=6)
+    run_eplb = fresh("steady")
+    placements = [answer(run_eplb, window, V3) for window in windows]
+    moved = [migrated_experts(a, b, 32) / 288 for a, b in pairwise(placements)]
+    assert max(moved) <= 0.25
+    lost = next_window("balanced", windows) - next_window("steady", windows)
+    assert lost.mean() <= 0.01
+
+
+def test_steady_leaves_a_constant_load_alone():
+    windows = np.repeat(drifting(1, seed=10, noise=0.1), 4, axis=0)
+    run_eplb = fresh("steady")
+    placements = [answer(run_eplb, window, V3) for window in windows]
+    assert migrated_experts(placements[2], placements[3], 32) <= 2
+
+
+def test_every_program_runs_in_the_sandbox():
+    windows = drifting(3, seed=11, noise=0.2)
+    with Sandbox(timeout=60) as sandbox:
+        for path in PROGRAMS:
+            run = sandbox.run(path, windows, V3)
+            for given_answer in run.answers:
+                maps = (given_answer.phy2log, given_answer.log2phy, given_answer.logcnt)
+                validate(*maps, num_layers=8, num_experts=256, deployment=V3)
