@@ -70,8 +70,9 @@ def test_killed_runs_go_on_without_losing_or_doubling_a_generation(runs):
     draw = random.Random(seed)
     process = runs.start(runs.overrides(generations), EVALUATION_SECONDS="0.3")
     for _ in range(3):
-        wait_for(lambda: (runs.results / "gen_0").exists(), process)
-        time.sleep(draw.uniform(0, 3))
+        while not process.stdout.readline().startswith("results: "):
+            assert process.poll() is None
+        time.sleep(draw.uniform(0, 4))
         process.kill()
         process.wait()
         arguments = [f"resume={runs.results}"]

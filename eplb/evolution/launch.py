@@ -145,5 +145,8 @@ def _watch(settings: dict[str, Any], folder: Path, lock: Any) -> None:
 def _resume_command(folder: Path) -> str:
     way = shlex.quote(f"resume={folder}")
     if Path(sys.argv[0]).name == "shinka_launch":
-        return f"shinka_launch variant=eplb_example {way}"
+        # It does not read the run's overrides again, as `run_evo.py` does.
+        given = [word.replace("@_global_=", "=") for word in sys.argv[1:]]
+        given = [word for word in given if not word.startswith("resume=")]
+        return f"shinka_launch {shlex.join(given)} {way}"
     return f"{shlex.join(['python', sys.argv[0]])} {way}"
