@@ -199,13 +199,23 @@ BROKEN = {
     ),
     "gap in a rank": (
         lambda f: change_tensors(f / "rank3.safetensors", lambda t: t.pop("107_4")),
-        "rank3.safetensors lacks iteration 107 of layer 4",
+        "rank3.safetensors lacks '107_4'",
+    ),
+    "gap in rank 0": (
+        lambda f: change_tensors(f / "rank0.safetensors", lambda t: t.pop("107_4")),
+        "rank0.safetensors lacks iteration 107 of layer 4",
+    ),
+    "odd name in rank 0": (
+        lambda f: change_tensors(
+            f / "rank0.safetensors", lambda t: t.update({"bias": np.zeros(16, np.int32)})
+        ),
+        "tensor 'bias' is not named",
     ),
     "another layer": (
         lambda f: change_tensors(
             f / "rank3.safetensors", lambda t: t.update({"107_9": np.zeros(16, np.int32)})
         ),
-        "rank3.safetensors has iteration 107 of layer 9, unlike",
+        "rank3.safetensors has '107_9'",
     ),
     "differing experts": (
         lambda f: change_tensors(
@@ -229,7 +239,7 @@ BROKEN = {
         lambda f: change_tensors(
             f / "rank2.safetensors", lambda t: t.update({"bias": np.zeros(16, np.int32)})
         ),
-        "tensor 'bias' is not named",
+        "rank2.safetensors has 'bias'",
     ),
 }
 
@@ -259,6 +269,10 @@ YAMLS = {
         "num_slots: 4\ninitial_global_assignments: {3: [0, 1, 2, 3], 4: [0, 1, 3, 3]}",
         "layer 4 has no slot for expert 2",
     ),
+    "enormous": (
+        "num_slots: 2\ninitial_global_assignments: {3: [0, 999999999999]}",
+        "2 slots cannot hold 1000000000000 experts",
+    ),
     "negative": (
         "num_slots: 3\ninitial_global_assignments: {3: [0, 1, -1]}",
         "layer 3, slot 2 holds expert -1",
@@ -281,6 +295,7 @@ JSONS = {
     "cut": ('{"logical_count": [[1', "not valid JSON"),
     "ragged": ('{"logical_count": [[1, 2], [3]]}', "different lengths"),
     "words": ('{"logical_count": [["a"]]}', "token counts are numbers"),
+    "enormous": ('{"weight": [[1e300, 1]]}', "no recording has so many"),
     "flat": ('{"weight": [1, 2]}', r"shape \[2\]"),
     "idle": ('{"weight": [[0, 0]]}', "no expert received any token"),
     "a placement": ('{"physical_to_logical_map": [[0, 1]]}', "holds a placement"),
@@ -320,3 +335,44 @@ def test_statistics_do_not_become_placements(tmp_path):
     with pytest.raises(UserError, match="no file format for statistics"):
         registry.FORMATS["vllm-ascend"].write(tmp_path / "map.json", statistics())
     assert isinstance(statistics(), ExpertStatistics)
+
+
+junk = st.recursive(
+    st.none() | st.booleans() | st.integers(-3, 3) | st.floats(allow_nan=False) | st.text("ab"),
+    lambda inner: (
+        st.lists(inner, max_size=3)
+        | st.dictionaries(st.sampled_from(["layer_id", "device_list", "a"]), inner, max_size=3)
+    ),
+    max_leaves=6,
+)
+KEYS = [
+    "logical_count",
+    "physical_to_logical_map",
+    "moe_layer_count",
+    "layer_list",
+    "weight",
+    "load_history",
+    "num_slots",
+    "initial_global_assignments",
+]
+
+
+@settings(max_examples=100, deadline=None)
+@given(st.dictionaries(st.sampled_from(KEYS), junk, min_size=1), st.sampled_from(["json", "yaml"]))
+def test_junk_is_refused_without_a_traceback(folder, content, kind):
+    path = folder / "junk"
+    path.write_text(json.dumps(content) if kind == "json" else yaml.safe_dump(content))
+    for read in (registry.read_statistics, registry.read_placement):
+        try:
+            read(path)
+        except UserError as error:
+            assert "junk" in str(error)
+
+
+@settings(max_examples=30, deadline=None)
+@given(st.binary(max_size=40), st.sampled_from([b"", b"PK\x03\x04", b"{", b"num_slots: "]))
+def test_junk_bytes_are_refused_without_a_traceback(folder, content, start):
+    (folder / "junk").write_bytes(start + content)
+    for read in (registry.read_statistics, registry.read_placement):
+        with pytest.raises(UserError, match="junk"):
+            read(folder / "junk")

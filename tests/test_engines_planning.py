@@ -44,6 +44,16 @@ def test_steady_traffic_is_summed_and_drifting_traffic_forgotten():
     assert np.abs(share - wanted).sum() < 0.5 * np.abs(plain - wanted).sum()
 
 
+def test_programs_see_the_history_and_last_of_all_everything():
+    loads = statistics(iterations=47).loads
+    windows = planning.windows_to_show(loads)
+    assert len(windows) == planning.WINDOWS + 1
+    assert np.array_equal(windows[:-1].sum(axis=0), loads.sum(axis=0))
+    assert np.array_equal(windows[0], loads[:3].sum(axis=0))
+    assert np.abs(windows[-1] * planning.WINDOWS - planning.expected_load(loads)).max() <= 10
+    assert len(planning.windows_to_show(loads[:1])) == 2
+
+
 def slow_engine_rule(load: np.ndarray, slots: int, gpus: int) -> list[list[int]]:
     """The experts of each rank, by looking at everything each time."""
     replicas = [1] * len(load)

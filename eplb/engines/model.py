@@ -82,13 +82,21 @@ def statistics_from_rows(source: str, loads: np.ndarray, **known) -> ExpertStati
     )
 
 
+MOST_TOKENS = 2**53
+
+
 def whole_counts(source: str, counts: np.ndarray) -> np.ndarray:
     """``counts`` as int64, if they are whole numbers of tokens; otherwise raise `UserError`."""
     counts = np.asarray(counts)
     if counts.dtype.kind not in "iuf":
         raise UserError(f"{source}: holds {counts.dtype} values; token counts are numbers")
-    if counts.dtype.kind == "f" and not (np.isfinite(counts) & (counts == np.round(counts))).all():
+    # Beyond 2**53 floats skip whole numbers, and no recording comes near.
+    if counts.dtype.kind == "f" and not (counts == np.round(counts)).all():
         raise UserError(f"{source}: holds counts that are not whole numbers; record token counts")
+    if counts.size and counts.max() >= MOST_TOKENS:
+        raise UserError(
+            f"{source}: holds a token count of {counts.max()}; no recording has so many"
+        )
     if counts.size and counts.min() < 0:
         raise UserError(f"{source}: holds a negative token count ({counts.min()})")
     return counts.astype(np.int64)
@@ -127,11 +135,11 @@ class EnginePlacement:
         return rows
 
 
-def checked_rows(source: str, layers: tuple[int, ...], rows: list, num_experts: int | None = None):
+def checked_rows(source: str, layers: tuple[int, ...], rows: list):
     """Check a file's rows of expert ids; return ``phy2log`` [layers, slots] int64 and the experts.
 
-    Every row must have the same length and hold every expert. A file that does not say how many
-    experts there are has as many as the highest id tells.
+    Every row must have the same length and hold every expert. There are as many experts as the
+    highest id tells, since no file says how many.
     """
     arrays = [np.asarray(row) for row in rows]
     for layer, row in zip(layers, arrays, strict=True):
@@ -145,7 +153,12 @@ def checked_rows(source: str, layers: tuple[int, ...], rows: list, num_experts: 
     if not arrays:
         raise UserError(f"{source}: places no layer")
     phy2log = np.stack(arrays).astype(np.int64)
-    num_experts = int(phy2log.max()) + 1 if num_experts is None else num_experts
+    num_experts = int(phy2log.max()) + 1
+    if num_experts > phy2log.shape[1]:
+        raise UserError(
+            f"{source}: {phy2log.shape[1]} slots cannot hold {num_experts} experts, "
+            f"0 to {num_experts - 1}; it is cut or malformed"
+        )
     check_experts(source, layers, phy2log, num_experts)
     return phy2log, num_experts
 

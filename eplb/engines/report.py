@@ -100,7 +100,7 @@ def plot(path: Path, tables: dict[str, LoadTable]) -> None:
         label = f"{name} (average {table.imbalance_ratio.mean():.3f})"
         axes.plot(table.layers, table.imbalance_ratio, marker="o", markersize=3, label=label)
     axes.set(xlabel="layer", ylabel="imbalance ratio, (max − mean) / mean", ylim=(0, None))
-    axes.legend()
+    figure.legend(loc="outside upper center", ncols=2)
     with replacing(path) as partial:
         figure.savefig(partial, dpi=150)
     pyplot.close(figure)

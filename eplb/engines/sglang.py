@@ -87,13 +87,16 @@ def _counts(source: Source, content: dict) -> np.ndarray:
 
 def _array(source: Source, values) -> np.ndarray:
     try:
-        return np.asarray(values)
+        array = np.asarray(values)
     except ValueError as error:
         raise UserError(f"{source}: rows have different lengths; copy it again") from error
+    if not array.ndim:
+        raise UserError(f"{source} holds {values!r} instead of rows of numbers; copy it again")
+    return array
 
 
 def _placement(source: Source, rows) -> EnginePlacement:
-    rows = [np.asarray(row) for row in rows]
+    rows = list(_array(source, rows))
     layers = tuple(range(len(rows)))
     phy2log, num_experts = checked_rows(str(source), layers, rows)
     return EnginePlacement(phy2log, layers, num_experts, model_layers=len(rows))

@@ -69,12 +69,18 @@ def read_statistics(source: Source, start: int | None, stop: int | None) -> Expe
     if not isinstance(meta, dict) or not isinstance(meta.get("num_experts"), int):
         raise UserError(f"{source.path / 'meta_info.json'} does not give num_experts; record again")
     files = _rank_files(source)
-    known, layers = _iterations_and_layers(files[0])
+    with _open(files[0]) as file:
+        names = _names(file, files[0])
+    known, layers = _complete(files[0], names)
     frame = ExpertStatistics(np.empty((len(known), 0, 0)), tuple(layers), known.start)
     chosen = frame.between(start, stop).iterations
+    rows = [[names[iteration, layer] for layer in layers] for iteration in chosen]
     loads = np.zeros((len(chosen), len(layers), meta["num_experts"]), dtype=np.int64)
     for path in tqdm(files, desc="reading ranks", unit="file", disable=None):
-        _add_rank(path, loads, known, chosen, layers)
+        with _open(path) as file:
+            _check_names(file, path, set(names.values()))
+            for row, load in zip(rows, loads, strict=True):
+                load += _counts(file, path, row, loads.shape[2])
     if not loads.any():
         raise UserError(f"{source}: no expert received any token; record under load")
     return ExpertStatistics(
@@ -103,7 +109,7 @@ def _rank_files(source: Source) -> list[Path]:
     return [found[rank] for rank in sorted(found)]
 
 
-def _keys(file, path: Path) -> dict[tuple[int, int], str]:
+def _names(file, path: Path) -> dict[tuple[int, int], str]:
     """The tensors' names by (iteration, layer)."""
     parsed = {name: KEY.fullmatch(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
     for name, match in parsed.items():
@@ -123,36 +129,34 @@ def _open(path: Path, framework: str = "np"):
         ) from error
 
 
-def _iterations_and_layers(path: Path) -> tuple[range, list[int]]:
-    with _open(path) as file:
-        keys = _keys(file, path)
-    if not keys:
+def _complete(path: Path, names: dict[tuple[int, int], str]) -> tuple[range, list[int]]:
+    """The iterations and layers of a file, which must have every layer of every iteration."""
+    if not names:
         raise UserError(f"{path} holds no tensor; check EXPERT_STATISTIC_ITER_RANGE")
-    iterations = sorted({iteration for iteration, _ in keys})
+    iterations = sorted({iteration for iteration, _ in names})
+    layers = sorted({layer for _, layer in names})
     known = range(iterations[0], iterations[-1] + 1)
     if len(known) != len(iterations):
         gap = min(set(known) - set(iterations))
         raise UserError(f"{path} has no iteration {gap}, yet earlier and later ones; record again")
-    return known, sorted({layer for _, layer in keys})
+    for iteration in known:
+        for layer in layers:
+            if (iteration, layer) not in names:
+                raise UserError(
+                    f"{path} lacks iteration {iteration} of layer {layer}; record again"
+                )
+    return known, layers
 
 
-def _add_rank(
-    path: Path, loads: np.ndarray, known: range, chosen: range, layers: list[int]
-) -> None:
-    """Add one rank's tensors to ``loads`` [chosen iterations, layers, experts]."""
-    with _open(path) as file:
-        keys = _keys(file, path)
-        wanted = {(iteration, layer) for iteration in known for layer in layers}
-        if keys.keys() != wanted:
-            iteration, layer = min(keys.keys() ^ wanted)
-            has = "has" if (iteration, layer) in keys else "lacks"
-            raise UserError(
-                f"{path} {has} iteration {iteration} of layer {layer}, unlike the other tensors; "
-                f"all ranks must record the same iterations and layers"
-            )
-        for row, iteration in enumerate(chosen):
-            names = [keys[iteration, layer] for layer in layers]
-            loads[row] += _counts(file, path, names, loads.shape[2])
+def _check_names(file, path: Path, expected: set[str]) -> None:
+    """Raise `UserError` unless the file has the tensors of the first rank."""
+    if odd := set(file.keys()) ^ expected:
+        name = min(odd)
+        has = "lacks" if name in expected else "has"
+        raise UserError(
+            f"{path} {has} {name!r} (iteration_layer), unlike rank 0; "
+            f"all ranks must record the same iterations and layers"
+        )
 
 
 def _counts(file, path: Path, names: list[str], num_experts: int) -> np.ndarray:
