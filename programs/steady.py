@@ -31,6 +31,8 @@ import torch
 MOVES = 0.25
 # Least gain of a swap, as the fall of squared load in units of the mean GPU load squared.
 WORTHWHILE = 5e-4
+# Swaps are for GPUs whose squared load is at least this far from the mean to the hottest one's.
+FOCUS = 0.3
 # How much hotter a new replica must be than the one it replaces; larger where too many would move.
 CLEARLY = (1.1, 1.5, 3.0)
 # How much less a window counts in the forecast than the one after it: what to choose from, the
@@ -261,7 +263,8 @@ def swap_replicas(phy2log, scenarios, weight, num_gpus, moves):
     for turn in range(PASSES):
         of_gpu = scenarios.reshape(layers, num_gpus, capacity, width)
         total = of_gpu.sum(axis=2)
-        order = np.square(total).sum(axis=2).argsort(axis=1)
+        heat = np.square(total).sum(axis=2)
+        order = heat.argsort(axis=1)
         cool, hot = order[:, :pairs], order[:, ::-1][:, :pairs]
         apart = total[row, hot] - total[row, cool]
         position = np.arange(turn % step, capacity, step)
@@ -273,6 +276,8 @@ def swap_replicas(phy2log, scenarios, weight, num_gpus, moves):
         gain = 2 * gain.reshape(layers, pairs, len(position) ** 2)
         best = gain.argmax(axis=2)
         pays = gain[row, every_pair, best] > WORTHWHILE
+        heat = heat[row, hot]
+        pays &= heat >= 1 + FOCUS * (heat[:, :1] - 1)
         pays &= 2 * pays.cumsum(axis=1) <= moves[:, None]
         if not pays.any():
             return
