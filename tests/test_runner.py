@@ -218,7 +218,7 @@ def test_a_processor_serves_one_measurement_at_a_time():
         with pytest.raises(subprocess.TimeoutExpired):
             other.wait(timeout=2)
     assert os.sched_getaffinity(0) == before
-    assert other.communicate(timeout=20)[0] == f"{cpu}\n"
+    assert other.communicate(timeout=300)[0] == f"{cpu}\n"
 
 
 def test_the_trusted_empty_program_is_measured_once_a_shape(sandbox, tmp_path, monkeypatch):
