@@ -17,6 +17,9 @@ Lineage: composed by hand from published ideas and not found by an evolution run
 of https://github.com/deepseek-ai/EPLB (global) and of TensorRT-LLM's moeLoadBalancer; ids in the
 low bits of a sort key are a classic of radix and GPU sorting.
 
+Figures, held-out (`python -m eplb.leaderboard`, seed 2026, no constant was chosen on it):
+balancedness 0.7733 on DeepSeek-V3 EP32, 0.9541 without drift, at 157 to 178 times the seed's speed.
+
 Not covered: nodes and groups are ignored, and the next window is assumed to look like this one.
 """
 

