@@ -201,8 +201,8 @@ def _note_on_groups(loads: np.ndarray) -> str:
         for policy in (hierarchical_policy, global_policy)
     )
     return (
-        "Every row is judged, none gives way to another. Groups as uneven as those recorded do not "
-        "contradict a ratio\nof 0.872 between hierarchical and global: that is for placements judged "
-        "on the next window. Judged on the\nwindow that they were made from, the ratio of this trace "
-        f"is {by_node / anywhere:.3f}."
+        "Every row is judged, none gives way to another. Groups as uneven as those recorded do\n"
+        "not contradict a ratio of 0.872 between hierarchical and global: that is for placements\n"
+        "judged on the next window. Judged on the window that they were made from, the ratio of\n"
+        f"this trace is {by_node / anywhere:.3f}."
     )

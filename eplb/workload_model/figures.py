@@ -1,6 +1,7 @@
 """What a trace looks like in figures: skew, tail, groups, correlation, drift, balancedness.
 
-Covered: every figure that the calibration compares (`eplb.workload_model.calibration`). Not covered: targets.
+Covered: every figure that the calibration compares (`eplb.workload_model.calibration`). Not
+covered: targets.
 All functions take float64 ``loads`` [windows, layers, experts], tokens per expert and window.
 """
 

@@ -58,7 +58,7 @@ def _load_per_replica(weight: np.ndarray, expert: np.ndarray) -> np.ndarray:
 
 
 def _pack(load: np.ndarray, packs: int) -> np.ndarray:
-    """[rows, items]: the items in order of packs of equal size, by longest processing time first."""
+    """[rows, items]: the items in order of equal packs, by longest processing time first."""
     rows, items = load.shape
     capacity = items // packs
     every_row = np.arange(rows)

@@ -48,7 +48,7 @@ def generate(model: WorkloadModel) -> Trace:
 
 
 def _sample(model: WorkloadModel, record: int, share: np.ndarray, tokens: int) -> np.ndarray:
-    """[layers, experts] int64: ``tokens`` choose ``top_k`` experts each, in proportion to ``share``.
+    """[layers, experts] int64: ``tokens`` choose ``top_k`` experts each, by their ``share``.
 
     The normal approximation to binomial counts, rounded so that every row keeps its sum.
     """
