@@ -99,7 +99,7 @@ def draw(measured: dict[str, dict[str, list[float]]], path: Path) -> None:
     shape = slots * np.log(slots)
     first = min(series["all"][0] for series in measured.values())
     axis.loglog(slots, 1e3 * first * shape / shape[0], ":", color="#777777", label="n log n")
-    axis.set_xlabel("slots in all layers, 8 x 72 on 64 GPUs to 128 x 2048 on 1024")
+    axis.set_xlabel("slots in all layers, from 8 x 128 on 64 GPUs to 128 x 2048 on 1024")
     axis.set_ylabel("ms per call")
     axis.legend()
     with replacing(path) as partial:
