@@ -153,7 +153,9 @@ def _popularity(
         log = model.regime_skew * log
     if window == model.regime_window:
         common = expert.mean(axis=0)
-        log = log + model.regime_peak * _step(common / common.std(), PEAK_AT, PEAK_WIDTH) / skew
+        # A single expert has no spread.
+        common = common / (common.std() or 1.0)
+        log = log + model.regime_peak * _step(common, PEAK_AT, PEAK_WIDTH) / skew
     popularity = np.exp(skew * log + model.group_skew * group)
     return popularity / popularity.mean(axis=-1, keepdims=True)
 
