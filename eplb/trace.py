@@ -76,7 +76,7 @@ class Trace:
             )
         if records // interval < 2:
             raise UserError(
-                f"{records} records make {records // interval} whole windows at a "
+                f"{records} records make {records // interval or 'no'} whole window at a "
                 f"rebalance_interval of {interval}, and two are needed; "
                 f"the largest value that works is {records // 2}"
             )
