@@ -16,7 +16,7 @@ import numpy as np
 from eplb.errors import UserError
 from eplb.paths import project_file
 from eplb.placement import Deployment, ExpertPlacement, InvalidPlacement, validate
-from eplb.runner import Answer, Refused, Run, Sandbox
+from eplb.runner import DEFAULT_TIMEOUT, Answer, Refused, Run, Sandbox
 from eplb.scoring import History, PlacementScores, score_placements
 from eplb.trace import read_trace
 
@@ -42,7 +42,7 @@ class Settings:
     rebalance_interval: int | None = None
     repeats: int = 3
     require_locality: bool = False
-    timeout: float = 60.0
+    timeout: float = DEFAULT_TIMEOUT
     seed_history: bool = False
     hidden: tuple[Path, ...] = ()
 

@@ -6,6 +6,7 @@ with a program's answer. Not covered: how good a placement is (`eplb.simulator`)
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -185,17 +186,28 @@ def _check_array(name: str, array: np.ndarray, shape: tuple[int | None, ...]) ->
 
 
 def _check_experts(phy2log: np.ndarray, num_experts: int) -> None:
+    fault = expert_fault(phy2log, num_experts, range(len(phy2log)))
+    if fault is not None:
+        raise InvalidPlacement(f"phy2log: {fault}")
+
+
+def expert_fault(phy2log: np.ndarray, num_experts: int, layers: Sequence[int]) -> str | None:
+    """What keeps ``phy2log`` [layers, slots] from holding every expert, if anything does.
+
+    layers: the number of each row's layer, for the words
+    """
     bad = np.argwhere((phy2log < 0) | (phy2log >= num_experts))
     if bad.size:
-        layer, slot = bad[0]
-        raise InvalidPlacement(
-            f"phy2log: layer {layer}, slot {slot} holds expert {phy2log[layer, slot]}; "
+        row, slot = bad[0]
+        return (
+            f"layer {layers[row]}, slot {slot} holds expert {phy2log[row, slot]}; "
             f"experts are 0 to {num_experts - 1}"
         )
     missing = np.argwhere(count_replicas(phy2log, num_experts) == 0)
     if missing.size:
-        layer, expert = missing[0]
-        raise InvalidPlacement(f"phy2log: layer {layer} has no slot for expert {expert}")
+        row, expert = missing[0]
+        return f"layer {layers[row]} has no slot for expert {expert}"
+    return None
 
 
 def _check_counts(logcnt: np.ndarray, counts: np.ndarray) -> None:

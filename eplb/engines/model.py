@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from eplb.errors import UserError
-from eplb.placement import ExpertPlacement, count_replicas
+from eplb.placement import ExpertPlacement, expert_fault
 
 
 @dataclass(frozen=True)
@@ -165,17 +165,9 @@ def checked_rows(source: str, layers: tuple[int, ...], rows: list):
 
 def check_experts(source: str, layers: tuple[int, ...], phy2log: np.ndarray, num_experts: int):
     """Raise `UserError` unless each row of ``phy2log`` [layers, slots] holds every expert."""
-    bad = np.argwhere((phy2log < 0) | (phy2log >= num_experts))
-    if bad.size:
-        row, slot = bad[0]
-        raise UserError(
-            f"{source}: layer {layers[row]}, slot {slot} holds expert {phy2log[row, slot]}; "
-            f"experts are 0 to {num_experts - 1}"
-        )
-    missing = np.argwhere(count_replicas(phy2log, num_experts) == 0)
-    if missing.size:
-        row, expert = missing[0]
-        raise UserError(f"{source}: layer {layers[row]} has no slot for expert {expert}")
+    fault = expert_fault(phy2log, num_experts, layers)
+    if fault is not None:
+        raise UserError(f"{source}: {fault}")
 
 
 def align(placement: EnginePlacement, statistics: ExpertStatistics, source: str) -> ExpertPlacement:

@@ -25,7 +25,7 @@ from eplb.evolution.progress import Watcher
 from eplb.evolution.results import hold, keep_best
 from eplb.paths import project_file
 
-INTERRUPTED, STOPPED = 130, 1
+STOPPED = 1
 
 
 def evolution_config(

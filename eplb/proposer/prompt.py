@@ -17,7 +17,6 @@ from eplb.errors import UserError
 DIFF, FULL, CROSS, FIX = "diff", "full", "cross", "fix"
 SUMMARY, INSIGHTS, RECOMMENDATIONS, NOVELTY = "summary", "insights", "recommendations", "novelty"
 META = (SUMMARY, INSIGHTS, RECOMMENDATIONS)
-EDITS = (DIFF, FULL, CROSS, FIX)
 
 # A phrase of the system text that only this request has. The order matters: a task message may
 # quote anything, but the format instructions of an edit are appended last and are specific.
