@@ -267,15 +267,7 @@ def main(arguments: list[str] | None = None) -> int:
     args = parser.parse_args(arguments)
     if args.repeats < 1:
         raise UserError(f"--repeats is {args.repeats}; it must be at least 1")
-    scenarios = [
-        scenario
-        for scenario in SCENARIOS
-        if not args.scenarios
-        or any(name.lower() in scenario.name.lower() for name in args.scenarios)
-    ]
-    if not scenarios:
-        names = ", ".join(scenario.name for scenario in SCENARIOS)
-        raise UserError(f"--scenarios {' '.join(args.scenarios)} matches none; there are: {names}")
+    scenarios = chosen_scenarios(args.scenarios) if args.scenarios else list(SCENARIOS)
     programs = args.programs or shipped_programs()
     results, isolation = run(scenarios, programs, args.seed, args.repeats)
     heading = (
