@@ -72,7 +72,11 @@ def metrics_of(evaluation: Evaluation, scoring: str) -> dict[str, Any]:
     public["call_ms"] = 1e3 * seconds
     public["seed_call_ms"] = 1e3 * seed
     scores = combined_scores(
-        public["balancedness_score"], public["balancedness_expert"], seconds, public["speed_score"]
+        public["balancedness_score"],
+        public["balancedness_expert"],
+        seconds,
+        seed,
+        public["migrated_experts"] / evaluation.settings.deployment.num_replicas,
     )
     run_seconds = evaluation.seconds.sum(axis=1)
     return {

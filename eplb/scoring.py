@@ -107,25 +107,31 @@ def speed_score(seconds: float, seed_seconds: float) -> float:
 
 
 def combined_scores(
-    balanced_gpus: float, balanced_slots: float, seconds: float, speed: float
+    balanced_gpus: float, balanced_slots: float, seconds: float, seed_seconds: float, moved: float
 ) -> dict[str, float]:
     """The combined score by each scoring.
 
     balanced_gpus, balanced_slots: mean balancedness over GPUs, and over slots
-    seconds: of one call
-    speed: the `speed_score`
+    seconds, seed_seconds: of one call, of one call of the seed
+    moved: share of the slots whose expert is fetched from another GPU, per window
 
-    ``eplb`` is this project's. The others are those that the repositories of these names publish
-    for the task, whose speed half is an absolute time; `adrs` is bounded to 0-100.
+    ``eplb`` is this project's. ``balance`` and ``steady`` search for programs of another kind: a
+    hundredth of the seed's time costs as much as 0.01 of balancedness, and for ``steady`` so do
+    moves of a quarter of the slots. Neither is below zero, where ShinkaEvolve puts failures.
+    The others are those that the repositories of these names publish for the task, whose speed
+    half is an absolute time; `adrs` is bounded to 0-100.
     """
+    balance = balanced_gpus - seconds / seed_seconds
     late = min(20.0 * seconds, 20.0) if seconds > 0.010 else 0.0
     adrs = 90.0 * balanced_gpus + 5.0 * min(0.002 / seconds, 2.0) - late
     return {
-        "eplb": (balanced_gpus + speed) / 2.0,
+        "eplb": (balanced_gpus + speed_score(seconds, seed_seconds)) / 2.0,
+        "balance": max(balance, 0.0),
+        "steady": max(balance - moved / 25.0, 0.0),
         "openevolve": (balanced_gpus + 0.02 / seconds) / 2.0,
         "skydiscover": (balanced_slots + 0.002 / seconds) / 2.0,
         "adrs": min(max(adrs, 0.0), 100.0),
     }
 
 
-SCORINGS = ("eplb", "openevolve", "skydiscover", "adrs")
+SCORINGS = ("eplb", "balance", "steady", "openevolve", "skydiscover", "adrs")

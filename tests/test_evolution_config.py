@@ -15,6 +15,7 @@ from eplb.errors import UserError
 from eplb.evolution import launch
 from eplb.evolution.command import compose_config, with_saved
 from eplb.evolution.models import OFFLINE_MODEL
+from eplb.scoring import SCORINGS
 
 
 @pytest.fixture(autouse=True)
@@ -48,7 +49,7 @@ def test_overrides(tmp_path):
     assert config.evo_config.num_generations == 20
     assert config.evo_config.llm_models == ["gpt-5.4", "gpt-5.5"]
     assert config.evo_config.meta_llm_models == ["gpt-5.4"]
-    assert config.job_config.extra_cmd_args == {"locality": "require"}
+    assert config.job_config.extra_cmd_args == {"locality": "require", "scoring": "eplb"}
     assert "This run uses the track: require" in config.evo_config.task_sys_msg
     assert config.evo_config.seed == 7
 
@@ -86,12 +87,21 @@ def test_the_task_states_the_formula_and_the_contract():
         assert words in message
 
 
+@pytest.mark.parametrize("scoring", SCORINGS)
+def test_the_task_states_the_objective_of_every_scoring(scoring):
+    config = compose_config([f"scoring={scoring}"])
+    assert config.job_config.extra_cmd_args.scoring == scoring
+    assert config.evo_config.task_sys_msg.count("combined_score = ") == 1
+    assert config.objectives[scoring] in config.evo_config.task_sys_msg
+
+
 @pytest.mark.parametrize(
     "override, message",
     [
         ("nosuch=1", "nosuch"),
         ("cluster=nosuch", "cluster/nosuch"),
         ("evo_config.num_generations=[", "num_generations"),
+        ("scoring=nosuch", "objectives.nosuch"),
         ("resume=nosuch", "resume=nosuch: no run has its results there"),
     ],
 )

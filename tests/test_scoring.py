@@ -96,9 +96,11 @@ def test_deciding_in_every_other_window_still_takes_time():
 
 
 def test_scores_as_other_repositories_publish_them():
-    scores = combined_scores(0.8, 0.3, 0.004, 0.5)
+    scores = combined_scores(0.8, 0.3, 0.004, 0.4, 0.25)
     assert tuple(scores) == SCORINGS
     assert scores["eplb"] == pytest.approx((0.8 + 0.5) / 2)
+    assert scores["balance"] == pytest.approx(0.8 - 0.01)
+    assert scores["steady"] == pytest.approx(0.8 - 0.01 - 0.01)
     assert scores["openevolve"] == pytest.approx((0.8 + 0.02 / 0.004) / 2)
     assert scores["skydiscover"] == pytest.approx((0.3 + 0.002 / 0.004) / 2)
     assert scores["adrs"] == pytest.approx(90 * 0.8 + 5 * 0.5)
@@ -114,16 +116,18 @@ def test_scores_as_other_repositories_publish_them():
     ],
 )
 def test_adrs_bonus_and_penalty(seconds, expected):
-    assert combined_scores(0.8, 0.3, seconds, 0.5)["adrs"] == pytest.approx(expected)
+    assert combined_scores(0.8, 0.3, seconds, 0.4, 0.0)["adrs"] == pytest.approx(expected)
 
 
 def test_adrs_stays_within_0_and_100():
-    assert combined_scores(1.0, 1.0, 1e-6, 0.9)["adrs"] == 100
-    assert combined_scores(0.01, 0.01, 100.0, 0.0)["adrs"] == 0
+    assert combined_scores(1.0, 1.0, 1e-6, 0.4, 0.0)["adrs"] == 100
+    assert combined_scores(0.01, 0.01, 100.0, 0.4, 1.0)["adrs"] == 0
 
 
-@given(st.floats(0, 1), st.floats(0, 1), st.floats(-1, 1e6), st.floats(1e-6, 1e6))
-def test_every_score_is_finite(gpus, slots, seconds, seed_seconds):
+@given(
+    st.floats(0, 1), st.floats(0, 1), st.floats(-1, 1e6), st.floats(1e-6, 1e6), st.floats(0, 1)
+)
+def test_every_score_is_finite_and_above_failure(gpus, slots, seconds, seed_seconds, moved):
     seconds = call_seconds(np.array([seconds]))
-    speed = speed_score(seconds, seed_seconds)
-    assert all(math.isfinite(s) for s in combined_scores(gpus, slots, seconds, speed).values())
+    scores = combined_scores(gpus, slots, seconds, seed_seconds, moved)
+    assert all(math.isfinite(score) and score >= 0 for score in scores.values())
