@@ -62,6 +62,25 @@ def test_calibration_fails_for_another_workload():
     assert "OUT OF BOUNDS" in text
 
 
+def test_windows_of_requests_are_noisy_and_do_not_drift():
+    windows = generate(replace(PRESETS["requests"], layers=8)).windows()
+    change = PRESETS["requests"].regime_window
+
+    def correlation(apart):
+        pairs = [(i, i + apart) for i in range(len(windows) - apart)]
+        same = [pair for pair in pairs if (pair[0] < change) == (pair[1] < change)]
+        return np.mean(
+            [
+                np.corrcoef(a, b)[0, 1]
+                for i, j in same
+                for a, b in zip(windows[i], windows[j], strict=True)
+            ]
+        )
+
+    assert 0.8 < correlation(1) < 0.9
+    assert abs(correlation(5) - correlation(1)) < 0.03
+
+
 def test_calibration_needs_the_published_shape():
     with pytest.raises(UserError, match="12 x 58 x 256"):
         calibration(generate(TINY))
