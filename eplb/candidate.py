@@ -136,11 +136,9 @@ class Candidate:
     def finish(self) -> dict[str, float]:
         """Ask for the program's own account of its stages and let the child end."""
         self._tell(protocol.STOP, "after its last answer")
-        text = b""
-        while piece := self._read("after its last answer", at_end=b""):
-            text += piece
-            if len(text) > protocol.TEXT_LIMIT:
-                raise Refused("the program broke the protocol after its last answer")
+        text = self._rest("after its last answer")
+        if len(text) > protocol.TEXT_LIMIT:
+            raise Refused("the program broke the protocol after its last answer")
         return _sanitise_stages(text)
 
     def _tell(self, order: bytes, doing: str) -> None:
@@ -155,13 +153,18 @@ class Candidate:
             return
         if got != protocol.FAILED:
             raise Refused(f"the program broke the protocol {doing}")
-        text = b""
-        while len(text) < protocol.TEXT_LIMIT and (piece := self._read(doing, at_end=b"")):
-            text += piece
+        text = self._rest(doing)[: protocol.TEXT_LIMIT]
         lines = text.decode(errors="replace").splitlines() or ["it failed without a word"]
         lines = ["".join(c if c.isprintable() else " " for c in line) for line in lines]
         where = f" ({lines[-1]})" if len(lines) > 1 else ""
         raise Refused(f"the program failed {doing}: {lines[0]}{where}", lines[1:])
+
+    def _rest(self, doing: str) -> bytes:
+        """What the child still writes until it closes its pipe, at most a byte over the limit."""
+        text = b""
+        while len(text) <= protocol.TEXT_LIMIT and (piece := self._read(doing, at_end=b"")):
+            text += piece
+        return text
 
     def _read(self, doing: str, at_end: bytes | None = None) -> bytes:
         """One byte from the child; ``at_end``, or `Silence`, where it has closed its pipe."""
