@@ -3,7 +3,8 @@
 Covered: balancedness on the window that followed, the gap to the lower bound, time, migrations and
 node locality, as a table in Markdown and a plot of balancedness over time. Workloads are those of
 `eplb.workload_model` with a seed of their own, on which no program was tuned. Not covered:
-recorded traffic; `evaluate.py --trace` scores a program on that.
+recorded traffic; `evaluate.py --trace` scores a program on that. A program that is refused in a
+scenario is listed there with the reason, in place of figures.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ import os
 import platform
 import subprocess
 import sys
+import textwrap
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -21,11 +23,12 @@ import numpy as np
 from tqdm import tqdm
 
 from eplb.errors import SCORED, UserError, exit_on_user_error
-from eplb.files import replacing, write_text
+from eplb.files import write_text
+from eplb.pareto import Point, draw
 from eplb.paths import project_file
-from eplb.placement import Deployment, validate
+from eplb.placement import Deployment, ExpertPlacement, InvalidPlacement, validate
 from eplb.reference import replicate
-from eplb.runner import Sandbox
+from eplb.runner import Refused, Sandbox
 from eplb.scoring import History, call_seconds, score_placements
 from eplb.workload_model import PRESETS, generate
 
@@ -73,6 +76,14 @@ class Row:
     node_local: float
 
 
+@dataclass(frozen=True)
+class Refusal:
+    """A program that gave no valid answer in a scenario, and why."""
+
+    program: str
+    reason: str
+
+
 def lower_bounds(load: np.ndarray, deployment: Deployment) -> np.ndarray:
     """[layers] float64: no placement has a hottest GPU with fewer tokens of ``load``.
 
@@ -85,10 +96,10 @@ def lower_bounds(load: np.ndarray, deployment: Deployment) -> np.ndarray:
 
 def measure(
     scenario: Scenario, programs: list[Path], seed: int, repeats: int, sandbox: Sandbox
-) -> Iterator[Row]:
-    """Run the seed program and then ``programs`` on ``scenario``; yield a row for each.
+) -> Iterator[Row | Refusal]:
+    """Run the seed program and then ``programs`` on ``scenario``; yield what each achieved.
 
-    Raises `eplb.runner.Refused` or `eplb.placement.InvalidPlacement` for a program that fails.
+    Raises `eplb.runner.Refused` or `eplb.placement.InvalidPlacement` where the seed itself fails.
     """
     trace = generate(replace(PRESETS[scenario.preset], seed=seed))
     windows = trace.windows()
@@ -97,23 +108,15 @@ def measure(
     mean = windows.sum(axis=(1, 2)) / scenario.deployment.num_gpus
     seed_seconds = None
     for program in (project_file("initial.py"), *programs):
-        runs = [
-            sandbox.run(program, history.seen, scenario.deployment)
-            for _ in range(1 if seed_seconds is None else repeats)
-        ]
-        seconds = call_seconds(np.array([run.seconds for run in runs]))
+        count = 1 if seed_seconds is None else repeats
+        try:
+            seconds, placements = run_program(program, history, scenario.deployment, count, sandbox)
+        except (Refused, InvalidPlacement) as error:
+            if seed_seconds is None:
+                raise
+            yield Refusal(program.name, str(error))
+            continue
         seed_seconds = seed_seconds or seconds
-        placements = [
-            validate(
-                answer.phy2log,
-                answer.log2phy,
-                answer.logcnt,
-                num_layers=windows.shape[1],
-                num_experts=windows.shape[2],
-                deployment=scenario.deployment,
-            )
-            for answer in runs[0].answers
-        ]
         scores = score_placements(placements, history, scenario.deployment)
         yield Row(
             program=program.name,
@@ -127,7 +130,30 @@ def measure(
         )
 
 
-def table(scenario: Scenario, rows: list[Row]) -> str:
+def run_program(
+    program: Path, history: History, deployment: Deployment, repeats: int, sandbox: Sandbox
+) -> tuple[float, list[ExpertPlacement]]:
+    """Seconds of one call, and the checked placements of the first of ``repeats`` runs.
+
+    Raises `eplb.runner.Refused` or `eplb.placement.InvalidPlacement` for a program that fails.
+    """
+    runs = [sandbox.run(program, history.seen, deployment) for _ in range(repeats)]
+    _, layers, experts = history.windows.shape
+    placements = [
+        validate(
+            answer.phy2log,
+            answer.log2phy,
+            answer.logcnt,
+            num_layers=layers,
+            num_experts=experts,
+            deployment=deployment,
+        )
+        for answer in runs[0].answers
+    ]
+    return call_seconds(np.array([run.seconds for run in runs])), placements
+
+
+def table(scenario: Scenario, rows: list[Row | Refusal]) -> str:
     """One scenario in Markdown."""
     lines = [
         f"**{scenario.name}**",
@@ -137,6 +163,10 @@ def table(scenario: Scenario, rows: list[Row]) -> str:
         "|---|---|---|---|---|---|---|---|",
     ]
     for row in rows:
+        if isinstance(row, Refusal):
+            reason = textwrap.shorten(row.reason, 160).replace("|", "\\|")
+            lines.append(f"| {row.program} | refused: {reason} | | | | | | |")
+            continue
         lines.append(
             f"| {row.program} | {row.balancedness:.4f} | +{row.gap:.1%} | +{row.seen_gap:.1%} "
             f"| {row.ms:.3g} | {row.times_seed:.3g} | {row.moved:.0%} | {row.node_local:.0%} |"
@@ -144,52 +174,13 @@ def table(scenario: Scenario, rows: list[Row]) -> str:
     return "\n".join(lines) + "\n"
 
 
-def pareto_front(rows: list[Row]) -> list[Row]:
-    """The rows that no other beats in both time and balancedness, fastest first."""
-    front: list[Row] = []
-    for row in sorted(rows, key=lambda row: (row.ms, -row.balancedness)):
-        if not front or row.balancedness > front[-1].balancedness:
-            front.append(row)
-    return front
-
-
-def draw(results: list[tuple[Scenario, list[Row]]], path: Path) -> None:
-    """Balancedness over speed, one panel a scenario, with the front that nothing dominates."""
-    # Only this function needs matplotlib, whose import takes longer than a table.
-    from matplotlib.figure import Figure
-
-    columns = min(3, len(results))
-    lines = -(-len(results) // columns)
-    figure = Figure(figsize=(4.2 * columns, 3.4 * lines), layout="constrained")
-    panels = figure.subplots(lines, columns, squeeze=False).ravel()
-    for panel, (scenario, rows) in zip(panels, results, strict=False):
-        front = pareto_front(rows)
-        panel.step(
-            [row.times_seed for row in front],
-            [row.balancedness for row in front],
-            where="pre",
-            color="#777777",
-            linewidth=1,
-        )
-        for row in rows:
-            (point,) = panel.plot(row.times_seed, row.balancedness, "o")
-            panel.annotate(
-                row.program.removesuffix(".py"),
-                (row.times_seed, row.balancedness),
-                textcoords="offset points",
-                xytext=(4, 4),
-                fontsize=8,
-                color=point.get_color(),
-            )
-        panel.set_xscale("log")
-        panel.margins(x=0.25, y=0.2)
-        panel.set_title(scenario.name, fontsize=10)
-        panel.set_xlabel("speed, the seed's = 1")
-        panel.set_ylabel("balancedness")
-    for panel in panels[len(results) :]:
-        panel.set_axis_off()
-    with replacing(path) as partial:
-        figure.savefig(partial, dpi=120)
+def points(rows: list[Row | Refusal]) -> list[Point]:
+    """What the plot shows of the programs that were not refused."""
+    return [
+        Point(row.program.removesuffix(".py"), row.times_seed, row.balancedness)
+        for row in rows
+        if isinstance(row, Row)
+    ]
 
 
 def commit() -> str:
@@ -225,7 +216,7 @@ def shipped_programs() -> list[Path]:
 
 def run(
     scenarios: list[Scenario], programs: list[Path], seed: int, repeats: int
-) -> tuple[list[tuple[Scenario, list[Row]]], str]:
+) -> tuple[list[tuple[Scenario, list[Row | Refusal]]], str]:
     """Measure and print every scenario; returns the rows, and the sandbox's safeguards."""
     results = []
     total = len(scenarios) * (1 + len(programs))
@@ -277,7 +268,7 @@ def main(arguments: list[str] | None = None) -> int:
     if args.output:
         write_text(args.output, "\n".join([heading, *(table(*result) for result in results)]))
     if args.plot:
-        draw(results, args.plot)
+        draw([(scenario.name, points(rows)) for scenario, rows in results], args.plot)
     return SCORED
 
 
