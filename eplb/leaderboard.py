@@ -174,10 +174,18 @@ def table(scenario: Scenario, rows: list[Row | Refusal]) -> str:
     return "\n".join(lines) + "\n"
 
 
-def points(rows: list[Row | Refusal]) -> list[Point]:
-    """What the plot shows of the programs that were not refused."""
+def points(rows: list[Row | Refusal], shipped: set[str]) -> list[Point]:
+    """What the plot shows of the programs that were not refused.
+
+    shipped: the names of this project's own
+    """
     return [
-        Point(row.program.removesuffix(".py"), row.times_seed, row.balancedness)
+        Point(
+            row.program.removesuffix(".py"),
+            row.times_seed,
+            row.balancedness,
+            row.program in shipped,
+        )
         for row in rows
         if isinstance(row, Row)
     ]
@@ -268,7 +276,8 @@ def main(arguments: list[str] | None = None) -> int:
     if args.output:
         write_text(args.output, "\n".join([heading, *(table(*result) for result in results)]))
     if args.plot:
-        draw([(scenario.name, points(rows)) for scenario, rows in results], args.plot)
+        shipped = {path.name for path in shipped_programs()} | {"initial.py"}
+        draw([(scenario.name, points(rows, shipped)) for scenario, rows in results], args.plot)
     return SCORED
 
 
