@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from itertools import product
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -12,8 +13,6 @@ from eplb import growth, leaderboard
 from eplb.errors import UserError
 from eplb.placement import Deployment
 from eplb.workload_model import PRESETS
-
-ROW = leaderboard.Row("a.py", 0.8, 0.2, 0.01, 2.0, 100.0, 0.9, 0.0)
 
 
 def test_lower_bound_is_reached_where_enumeration_reaches_it():
@@ -34,14 +33,9 @@ def test_lower_bound_is_reached_where_enumeration_reaches_it():
     assert leaderboard.lower_bounds(np.array([[10, 10, 10]]), deployment)[0] == 15
 
 
-def test_front_keeps_what_nothing_beats():
-    fast = replace(ROW, program="fast", ms=1.0, balancedness=0.7)
-    good = replace(ROW, program="good", ms=3.0, balancedness=0.9)
-    slow = replace(ROW, program="slow", ms=4.0, balancedness=0.8)
-    assert leaderboard.pareto_front([slow, good, fast]) == [fast, good]
-
-
-def test_measures_a_scenario_and_draws_it(tmp_path, monkeypatch):
+@pytest.fixture
+def tiny_scenario(monkeypatch):
+    """The leaderboard's only scenario."""
     tiny = replace(
         PRESETS["deepseek-v3"],
         layers=2,
@@ -55,12 +49,39 @@ def test_measures_a_scenario_and_draws_it(tmp_path, monkeypatch):
     monkeypatch.setattr(leaderboard, "PRESETS", {"tiny": tiny})
     scenario = leaderboard.Scenario("tiny", "tiny", Deployment(20, 4, 2, 4))
     monkeypatch.setattr(leaderboard, "SCENARIOS", (scenario,))
+
+
+def test_measures_a_scenario_and_draws_it(tmp_path, tiny_scenario):
     output, plot = tmp_path / "table.md", tmp_path / "plot.png"
     arguments = ["--repeats", "1", "--output", str(output), "--plot", str(plot)]
     assert leaderboard.main(arguments) == 0
     text = output.read_text()
     for name in ("initial.py", "balanced.py", "fastest.py", "node_local.py", "steady.py"):
         assert f"| {name} |" in text
+    assert plot.stat().st_size > 1000
+
+
+def test_lists_refused_programs_with_the_reason_and_goes_on(tmp_path, tiny_scenario):
+    seed = Path(leaderboard.__file__).parent.parent / "initial.py"
+    raises, wrong, right = (tmp_path / name for name in ("raises.py", "wrong.py", "right.py"))
+    raises.write_text(seed.read_text() + "\n\ndef run_eplb(*_):\n    raise ValueError('a|b')\n")
+    wrong.write_text(
+        seed.read_text() + "\n\ndef run_eplb(*arguments):\n"
+        "    phy2log, log2phy, logcnt = rebalance_experts(*arguments)\n"
+        "    return phy2log * 0, log2phy, logcnt\n"
+    )
+    right.write_text(seed.read_text())
+    output, plot = tmp_path / "table.md", tmp_path / "plot.png"
+    arguments = ["--repeats", "1", "--output", str(output), "--plot", str(plot)]
+    assert leaderboard.main([*arguments, "--programs", str(raises), str(wrong), str(right)]) == 0
+    lines = {
+        line.split("|")[1].strip(): line for line in output.read_text().splitlines()[4:] if line
+    }
+    assert "refused: the program failed in window 0: ValueError: a\\|b" in lines["raises.py"]
+    assert "refused: phy2log: layer 0 has no slot for expert 1" in lines["wrong.py"]
+    # Every line has as many cells as the heading.
+    assert {line.replace("\\|", "").count("|") for line in lines.values()} == {9}
+    assert "%" in lines["right.py"]
     assert plot.stat().st_size > 1000
 
 
