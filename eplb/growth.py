@@ -17,8 +17,9 @@ from tqdm import tqdm
 
 from eplb.errors import SCORED, exit_on_user_error
 from eplb.files import replacing
-from eplb.leaderboard import commit, machine, shipped_programs
+from eplb.leaderboard import shipped_programs
 from eplb.placement import Deployment
+from eplb.provenance import commit, machine
 from eplb.runner import Sandbox
 from eplb.scoring import call_seconds
 

@@ -2,18 +2,14 @@
 
 Covered: balancedness on the window that followed, the gap to the lower bound, time, migrations and
 node locality, as a table in Markdown and a plot of balancedness over time. Workloads are those of
-`eplb.workload_model` with a seed of their own, on which no program was tuned. Not covered:
-recorded traffic; `evaluate.py --trace` scores a program on that. A program that is refused in a
-scenario is listed there with the reason, in place of figures.
+`eplb.workload_model` with a seed of their own, on which no program was tuned, and recorded ones
+that are named. A program that is refused in a scenario is listed there with the reason, in place of
+figures. Not covered: other window lengths than the trace's own.
 """
 
 from __future__ import annotations
 
 import argparse
-import os
-import platform
-import subprocess
-import sys
 import textwrap
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
@@ -27,9 +23,11 @@ from eplb.files import write_text
 from eplb.pareto import Point, draw
 from eplb.paths import project_file
 from eplb.placement import Deployment, ExpertPlacement, InvalidPlacement, validate
+from eplb.provenance import commit, machine
 from eplb.reference import replicate
 from eplb.runner import Refused, Sandbox
 from eplb.scoring import History, call_seconds, score_placements
+from eplb.trace import Trace, read_trace
 from eplb.workload_model import PRESETS, generate
 
 HELD_OUT_SEED = 2026
@@ -37,10 +35,13 @@ HELD_OUT_SEED = 2026
 
 @dataclass(frozen=True)
 class Scenario:
-    """A workload, by the name of its preset in `eplb.workload_model`, on a deployment."""
+    """A workload on a deployment.
+
+    workload: the name of a preset in `eplb.workload_model`, or a recorded one
+    """
 
     name: str
-    preset: str
+    workload: str | Trace
     deployment: Deployment
 
 
@@ -94,6 +95,17 @@ def lower_bounds(load: np.ndarray, deployment: Deployment) -> np.ndarray:
     return np.maximum(load.sum(axis=1) / deployment.num_gpus, largest)
 
 
+def read_history(scenario: Scenario, seed: int) -> History:
+    """The windows of the scenario's workload; ``seed`` is that of a generated one."""
+    trace = scenario.workload
+    if isinstance(trace, str):
+        trace = generate(replace(PRESETS[trace], seed=seed))
+    windows = trace.windows()
+    # Records after the last whole window are left out.
+    used = trace.loads[: len(windows) * trace.interval()]
+    return History(used.reshape(len(windows), -1, *windows.shape[1:]), windows)
+
+
 def measure(
     scenario: Scenario, programs: list[Path], seed: int, repeats: int, sandbox: Sandbox
 ) -> Iterator[Row | Refusal]:
@@ -101,9 +113,8 @@ def measure(
 
     Raises `eplb.runner.Refused` or `eplb.placement.InvalidPlacement` where the seed itself fails.
     """
-    trace = generate(replace(PRESETS[scenario.preset], seed=seed))
-    windows = trace.windows()
-    history = History(trace.loads.reshape(len(windows), -1, *windows.shape[1:]), windows)
+    history = read_history(scenario, seed)
+    windows = history.windows
     bounds = np.array([lower_bounds(window, scenario.deployment).sum() for window in windows])
     mean = windows.sum(axis=(1, 2)) / scenario.deployment.num_gpus
     seed_seconds = None
@@ -175,10 +186,7 @@ def table(scenario: Scenario, rows: list[Row | Refusal]) -> str:
 
 
 def points(rows: list[Row | Refusal], shipped: set[str]) -> list[Point]:
-    """What the plot shows of the programs that were not refused.
-
-    shipped: the names of this project's own
-    """
+    """What the plot shows of programs that were not refused; ``shipped`` are this project's."""
     return [
         Point(
             row.program.removesuffix(".py"),
@@ -191,45 +199,21 @@ def points(rows: list[Row | Refusal], shipped: set[str]) -> list[Point]:
     ]
 
 
-def commit() -> str:
-    """The commit of the source tree, with a + where files differ from it."""
-    folder = project_file("initial.py").parent
-    try:
-        git = ["git", "-C", str(folder)]
-        name = subprocess.run(
-            [*git, "rev-parse", "--short", "HEAD"], capture_output=True, text=True
-        )
-        changes = subprocess.run(
-            [*git, "status", "--porcelain", "--untracked-files=no"], capture_output=True, text=True
-        )
-    except OSError:
-        return "unknown"
-    return name.stdout.strip() + "+" * bool(changes.stdout.strip()) or "unknown"
-
-
-def machine() -> str:
-    """The processor's name, as far as the system tells it."""
-    try:
-        for line in Path("/proc/cpuinfo").read_text().splitlines():
-            if line.startswith("model name"):
-                return f"{line.split(':', 1)[1].strip()}, {os.cpu_count()} processors"
-    except OSError:
-        pass
-    return platform.processor() or platform.machine()
-
-
 def shipped_programs() -> list[Path]:
     return sorted(project_file("programs").glob("*.py"))
 
 
 def run(
-    scenarios: list[Scenario], programs: list[Path], seed: int, repeats: int
+    scenarios: list[Scenario],
+    programs: list[Path],
+    seed: int,
+    repeats: int,
+    hidden: tuple[Path, ...] = (),
 ) -> tuple[list[tuple[Scenario, list[Row | Refusal]]], str]:
-    """Measure and print every scenario; returns the rows, and the sandbox's safeguards."""
+    """Measure and print every scenario, ``hidden`` files unseen; return rows and safeguards."""
     results = []
     total = len(scenarios) * (1 + len(programs))
-    hidden = not sys.stderr.isatty()
-    with Sandbox(timeout=600) as sandbox, tqdm(total=total, disable=hidden) as bar:
+    with Sandbox(timeout=600, hidden=hidden) as sandbox, tqdm(total=total, disable=None) as bar:
         for scenario in scenarios:
             rows = []
             for row in measure(scenario, programs, seed, repeats, sandbox):
@@ -240,13 +224,30 @@ def run(
         return results, sandbox.isolation
 
 
-def chosen_scenarios(names: list[str]) -> list[Scenario]:
+def chosen_scenarios(names: list[str], scenarios: list[Scenario]) -> list[Scenario]:
     """The scenarios whose names contain any of ``names``."""
-    chosen = [s for s in SCENARIOS if any(name.lower() in s.name.lower() for name in names)]
+    chosen = [s for s in scenarios if any(name.lower() in s.name.lower() for name in names)]
     if not chosen:
-        every = ", ".join(scenario.name for scenario in SCENARIOS)
+        every = ", ".join(scenario.name for scenario in scenarios)
         raise UserError(f"--scenarios {' '.join(names)} matches none; there are: {every}")
     return chosen
+
+
+def recorded_scenario(file: str, *numbers: str) -> Scenario:
+    """The scenario that ``--trace`` describes; raises `UserError`."""
+    try:
+        deployment = Deployment(*map(int, numbers))
+        trace = read_trace(Path(file))
+        trace.interval()
+        deployment.check(trace.loads.shape[2])
+    except ValueError as error:
+        raise UserError(
+            f"--trace {file} {' '.join(numbers)}: after the file come whole numbers of replicas, "
+            "groups, nodes and GPUs"
+        ) from error
+    except UserError as error:
+        raise UserError(f"--trace {file}: {error}") from error
+    return Scenario(Path(file).name, trace, deployment)
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -259,6 +260,14 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument(
         "--scenarios", nargs="+", metavar="NAME", help="parts of their names; default: all"
     )
+    parser.add_argument(
+        "--trace",
+        nargs=5,
+        action="append",
+        default=[],
+        metavar=("FILE", "REPLICAS", "GROUPS", "NODES", "GPUS"),
+        help="a recorded workload as one more scenario; may be repeated",
+    )
     parser.add_argument("--seed", type=int, default=HELD_OUT_SEED, help="of the workloads")
     parser.add_argument("--repeats", type=int, default=3, help="runs of a program; default: 3")
     parser.add_argument("--output", type=Path, metavar="FILE", help="write the table there too")
@@ -266,9 +275,12 @@ def main(arguments: list[str] | None = None) -> int:
     args = parser.parse_args(arguments)
     if args.repeats < 1:
         raise UserError(f"--repeats is {args.repeats}; it must be at least 1")
-    scenarios = chosen_scenarios(args.scenarios) if args.scenarios else list(SCENARIOS)
+    scenarios = [*SCENARIOS, *(recorded_scenario(*trace) for trace in args.trace)]
+    if args.scenarios:
+        scenarios = chosen_scenarios(args.scenarios, scenarios)
     programs = args.programs or shipped_programs()
-    results, isolation = run(scenarios, programs, args.seed, args.repeats)
+    traces = tuple(Path(file) for file, *_ in args.trace)
+    results, isolation = run(scenarios, programs, args.seed, args.repeats, traces)
     heading = (
         f"Commit {commit()}; {machine()}; one thread; {isolation}; workload seed {args.seed}.\n"
     )

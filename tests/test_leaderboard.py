@@ -12,6 +12,7 @@ import pytest
 from eplb import growth, leaderboard
 from eplb.errors import UserError
 from eplb.placement import Deployment
+from eplb.trace import Trace, TraceHeader, write_trace
 from eplb.workload_model import PRESETS
 
 
@@ -83,6 +84,23 @@ def test_lists_refused_programs_with_the_reason_and_goes_on(tmp_path, tiny_scena
     assert {line.replace("\\|", "").count("|") for line in lines.values()} == {9}
     assert "%" in lines["right.py"]
     assert plot.stat().st_size > 1000
+
+
+def test_scores_a_recorded_workload(tmp_path, tiny_scenario, capsys):
+    trace = tmp_path / "mine.json"
+    loads = np.random.default_rng(0).integers(1, 100, size=(7, 2, 12))
+    write_trace(trace, Trace(loads, TraceHeader(rebalance_interval=2)))
+    program = Path(leaderboard.__file__).parent.parent / "programs" / "fastest.py"
+    arguments = ["--repeats", "1", "--programs", str(program), "--scenarios", "mine"]
+    assert leaderboard.main([*arguments, "--trace", str(trace), "16", "4", "2", "4"]) == 0
+    printed = capsys.readouterr().out
+    assert "**mine.json**" in printed and "**tiny**" not in printed
+    for numbers, why in (
+        (("16", "4", "2", "four"), "whole numbers"),
+        (("15", "4", "2", "4"), "num_replicas 15"),
+    ):
+        with pytest.raises(UserError, match=f"mine.json.*{why}"):
+            leaderboard.main(["--trace", str(trace), *numbers])
 
 
 def test_names_the_scenarios_that_there_are():
