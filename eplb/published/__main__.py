@@ -25,12 +25,12 @@ def assemble(published: Published, member: str) -> str:
             raise ValueError(f"{published.member} has {member.count(cut)} times {cut!r}")
         member = member.replace(cut, instead)
     release = published.release
-    changed = "imports of its engine are taken out" if published.cuts else "unchanged"
+    changed = "what ties it to its engine is taken out" if published.cuts else "unchanged"
     return f"""# From {release.package} {release.version}, {published.member}
 # ({release.filename}, sha256 {release.sha256}).
 # Licence: {release.licence}.
-# Fetched by `python -m eplb.published`: {changed}, and below it comes an adapter
-# to the program contract. Fetching it again overwrites what is changed here.
+# Fetched by `python -m eplb.published`: {changed}, and an adapter to the
+# program contract is added below. Fetching it again overwrites this file.
 
 # EVOLVE-BLOCK-START
 {member.rstrip()}
