@@ -52,6 +52,7 @@ SCENARIOS = (
     Scenario("Kimi-K2 EP64", "kimi-k2", Deployment(448, 1, 8, 64)),
     Scenario("bursty, EP32", "bursty", Deployment(288, 8, 4, 32)),
     Scenario("stationary, EP32", "stationary", Deployment(288, 8, 4, 32)),
+    Scenario("requests, EP32", "requests", Deployment(288, 8, 4, 32)),
 )
 
 

@@ -96,7 +96,9 @@ def test_the_chosen_scoring_is_the_combined_score(scored):
     for scoring in SCORINGS:
         metrics = metrics_of(scored, scoring)
         assert metrics["combined_score"] == metrics["private"]["combined_scores"][scoring]
-    assert len({metrics_of(scored, scoring)["combined_score"] for scoring in SCORINGS}) == len(SCORINGS)
+    assert len({metrics_of(scored, scoring)["combined_score"] for scoring in SCORINGS}) == len(
+        SCORINGS
+    )
 
 
 def test_a_refused_program_scores_nothing_and_is_told_why(refused, tmp_path):
