@@ -22,7 +22,7 @@ on windows of recorded requests joined to 256 experts and of `eplb.workload_mode
 composed by hand. Recorded parents: 12 maps_apart, 7 select_claims, 4 overshoot_rounds, 0; it also
 takes up what 1 integer_pack_keys, 2 partitioned_claims, 5 leaner_passes, 6 memset_map, 9
 light_quarter_stays and 11 guarded_light_quarter brought. The score, 0.761 in generation 0 and 0.803
-here, moves by 0.05 with the load of the machine, so it did not decide alone: repeated timings side
+here, moves by 0.06 with the load of the machine, so it did not decide alone: repeated timings side
 by side, and balancedness on further workloads, led to this one. It differs from what the run
 scored in comments only.
 
