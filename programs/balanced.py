@@ -14,7 +14,8 @@ Lineage: generation 15 of the evolution run `balanced` (ShinkaEvolve 0.0.7, prop
 model; score: balancedness - t / t_seed; 15 of 30 generations were run), its best: 0.8053. Its
 parents: 12 layers_in_blocks, 8 masked_patterns, 5 principal_patterns, 3 pairwise_spread, 1
 longer_memory, 0 composed by hand (0.7986); 2, 6, 7, 10, 11 and 13 lent ideas. Balancedness alone
-rose from 0.8084 to 0.8142. Cleaned by hand since: names and comments, the same answers.
+rose from 0.8084 to 0.8142; t / t_seed moved by 0.01 with the machine's load. Cleaned by hand since:
+names and comments, the same answers.
 
 Figures, held-out (`python -m eplb.leaderboard`, seed 2026), to `fastest`: 0.7735 to 0.7733 on
 DeepSeek-V3 EP32, 0.5064 to 0.5084 on EP144, 0.7277 to 0.7259 with bursts, 0.9643 to 0.9541 without
