@@ -1,34 +1,4 @@
-"""Nearly the best balancedness with few migrations: repairs the placement instead of redoing it.
-
-Moving an expert's weights costs more than deciding to, and a placement made from scratch moves
-nearly all of them although GPUs are interchangeable. Here a window's placement starts from the last
-one, and at most `MOVES` of the slots change, most of them only where it pays:
-
-1. Replicas. Greedy replication in which a replica that exists counts for more than a new one, so
-   that replicas move only to clearly hotter experts.
-2. Swaps. The hottest GPUs, each paired with one of the coolest, swap the two replicas that lower
-   the sum of squared GPU loads most, summed over the windows that the forecast was made of; a swap
-   that gains less than `WORTHWHILE` is left. Repeated until no pair gains or the moves are used up.
-
-The forecast is that of `programs/balanced.py`; the first placement is that of
-`programs/fastest.py`, improved by the same swaps. Since slots keep their experts, no relabelling
-of GPUs is needed.
-
-Lineage: composed by hand and not found by an evolution run. The exchange of replicas is a
-local search on greedy replication (DeepSeek's EPLB), the swaps are the pairwise interchange of the
-load-balancing literature.
-
-Figures. Held-out (`python -m eplb.leaderboard`, seed 2026): balancedness 0.7714 on DeepSeek-V3 EP32
-with 14 % of the slots moved a window, 0.9627 without drift with 2 %, where `balanced` has 0.7736
-and 0.9634 and moves 96 % and 91 %. At 144 GPUs of two slots, 19 % moves are too few: 0.4881 to
-0.5049. A first look at that case led to `FOCUS`, chosen on other seeds. Not held-out, since
-constants were chosen with them: recorded requests to DeepSeek-V2-Lite (published with ESFT; not
-part of this project), three to a window, 0.854 with 14 % moved where `balanced` has 0.848.
-
-Not covered: the distance of a move (between nodes or within one), and nodes and groups.
-"""
-
-from functools import lru_cache
+"""DOC"""
 
 import numpy as np
 import torch
@@ -36,84 +6,36 @@ import torch
 # EVOLVE-BLOCK-START
 # Share of the slots that may receive another expert in one window.
 MOVES = 0.25
-# Least gain of a swap, as the fall of squared load in units of the mean GPU load squared.
+# Least gain of a swap, as half the fall of squared load in units of the mean GPU load squared.
 WORTHWHILE = 5e-4
 # Swaps are for GPUs whose squared load is at least this far from the mean to the hottest one's.
-FOCUS = 0.3
-# How much hotter a new replica must be than the one it replaces; larger where too many would move.
-CLEARLY = (1.1, 1.5, 3.0)
+FOCUS = 0.6
+# How much hotter a new replica must be than the one it replaces, and the most a layer exchanges.
+CLEARLY, EXCHANGES = 1.1, 32
+# Rounds of swaps, usually and after a change of regime.
+ROUNDS, MANY_ROUNDS = 4, 12
+# One GPU in so many is hot, but no more than a few; the most slots that one slot is compared with.
+SHARE, MANY, REACH = 8, 9, 18
 # How much less a window counts in the forecast than the one after it: what to choose from, the
 # usual choice, and how much worse than others it must do, a step away, to be given up.
 DECAYS = np.array([0.0, 0.3, 0.5, 0.7, 0.85, 0.95])
 USUAL, DOUBT = 2, 0.03
-# Rounds of swaps, and the most slots of a GPU that are considered in one.
-PASSES, REACH = 8, 16
-
-
-@lru_cache(maxsize=8)
-def quotient_candidates(experts, spare):
-    """List what greedy replication can choose from: position and replicas so far, [candidates].
-
-    The expert of rank r, from 0, can win k of the spare replicas only if (r + 1) * k <= spare.
-
-    Positions are those of the hottest min(experts, spare) experts in ascending order.
-    """
-    hot = min(experts, spare)
-    replicas = [np.arange(1, spare // rank + 1) for rank in range(1, hot + 1)]
-    position = np.repeat(np.arange(hot - 1, -1, -1), [len(each) for each in replicas])
-    return position, np.concatenate(replicas)
-
-
-def put_labels(value, label, bits):
-    """Replace the lowest ``bits`` bits of positive float64 values by integer labels, in place."""
-    number = value.view(np.int64)
-    number &= -(1 << bits)
-    number |= label
-
-
-def labels(value, bits):
-    """Read the labels back."""
-    return value.view(np.int64) & ((1 << bits) - 1)
-
-
-def pack_in_rounds(load, num_packs):
-    """Pack items to packs of equal size; in each round every pack receives one item.
-
-    load: [rows, items] float64 in ascending order; num_packs divides the items
-
-    Returns [rows, items] int64, the place of each item: pack * capacity + position in the pack.
-    """
-    rows, items = load.shape
-    capacity = items // num_packs
-    bits = (num_packs - 1).bit_length()
-    place = np.empty((rows, items), dtype=np.int64)
-    pack = np.arange(num_packs)
-    total = np.zeros((rows, num_packs))
-    for position in range(capacity):
-        last = items - position * num_packs
-        this_round = slice(last - num_packs, last)
-        # The packs stand in ascending order too, and the lightest takes the heaviest item.
-        place[:, this_round] = (pack * capacity + position)[..., ::-1]
-        total += load[:, this_round][:, ::-1]
-        put_labels(total, pack, bits)
-        total.sort(axis=1)
-        pack = labels(total, bits)
-    return place
+# Windows remembered, and the least weight in the forecast of one that swaps look at.
+MEMORY, SLIGHT = 8, 0.03
 
 
 class History:
     """The last windows, each layer scaled to a mean load of one, and what they teach.
 
-    loads: [layers, experts, MEMORY] float32; a column is one window, the oldest is overwritten
-    steps: squared distance of each window to the one before, oldest first
-    errors: [decays] squared error of the forecast that each of `DECAYS` would have made, in units
-    of the steps, fading
+    loads: [layers * experts, MEMORY] float32; a column is one window, the oldest is overwritten
+    product: [MEMORY, MEMORY], mean products of the windows
+    steps: squared distance of each of the last windows to the one before
+    errors: [decays], squared error of the forecast by each of `DECAYS` in units of steps, fading
     """
 
-    MEMORY = 8
-
     def __init__(self, layers, experts):
-        self.loads = np.zeros((layers, experts, self.MEMORY), dtype=np.float32)
+        self.loads = np.zeros((layers * experts, MEMORY), dtype=np.float32)
+        self.product = np.zeros((MEMORY, MEMORY))
         self.windows = 0
         self.steps = []
         self.errors = np.zeros(len(DECAYS))
@@ -121,232 +43,235 @@ class History:
 
     def add(self, load):
         """Remember a window [layers, experts]; return the weight of each column in the forecast."""
-        column = self.windows % self.MEMORY
-        self.loads[:, :, column] = load / np.maximum(load.mean(axis=1, keepdims=True), 1e-30)
+        column = self.windows % MEMORY
+        load = (load / np.maximum(load.mean(axis=1, keepdims=True), 1e-30)).ravel()
+        self.loads[:, column] = load
         self.windows += 1
-        flat = self.loads.reshape(-1, self.MEMORY)
-        product = (flat.T @ flat).astype(np.float64) / len(flat)
+        product = self.product
+        product[column] = product[:, column] = load.astype(np.float32) @ self.loads / load.size
         square = np.diagonal(product)
         distance = square + square[column] - 2 * product[column]
         if self.windows > 1:
-            self.steps = [*self.steps, distance[column - 1]][-2 * self.MEMORY :]
+            self.steps = [*self.steps, distance[column - 1]][-2 * MEMORY :]
 
-        age = (column - np.arange(self.MEMORY)) % self.MEMORY
+        age = (column - np.arange(MEMORY)) % MEMORY
         # Windows that correlate by less than a half are not alike, whatever is usual.
-        alike = distance <= min(2 * self.usual_step(), square[column] - 1)
+        steps = sorted(self.steps) or [0.0]
+        usual = steps[len(steps) // 2] if len(steps) > 2 else steps[0]
+        alike = distance <= min(2 * usual, square[column] - 1)
         if self.windows > 1 and alike[column - 1] and self.steps[-1] > 0:
-            self.judge(product, column)
+            self.judge(column)
         alike[column] = True
         weight = (alike & (age < self.windows)) * DECAYS[:, None] ** age
         self.forecasts = weight / weight.sum(axis=1, keepdims=True)
         best = (self.errors + DOUBT * np.abs(np.arange(len(DECAYS)) - USUAL)).argmin()
         return self.forecasts[best].astype(np.float32)
 
-    def judge(self, product, column):
+    def judge(self, column):
         """Add up how far the last forecasts were from the window that came, in ``column``."""
-        forecast = self.forecasts.copy()
-        forecast[:, column] = 0  # overwritten since
+        forecast = self.forecasts * (np.arange(MEMORY) != column)  # overwritten since
         forecast /= forecast.sum(axis=1, keepdims=True)
-        error = product[column, column] - 2 * forecast @ product[column]
-        error += ((forecast @ product) * forecast).sum(axis=1)
+        error = (forecast @ self.product * forecast).sum(axis=1)
+        error += self.product[column, column] - 2 * forecast @ self.product[column]
         self.errors = 0.9 * self.errors + error / self.steps[-1]
 
-    def usual_step(self):
-        """How far apart consecutive windows of one regime usually are."""
-        if len(self.steps) < 3:
-            return min(self.steps, default=0.0)
-        return sorted(self.steps)[len(self.steps) // 2]
 
+class Placement:
+    """What every slot holds, changed in place.
 
-def first_placement(load, num_replicas, num_gpus):
-    """Place the replicas of ``load`` [layers, experts] from scratch; returns phy2log."""
-    layers, experts = load.shape
-    count = np.ones((layers, experts), dtype=np.int64)
-    if num_replicas > experts:
-        count = wanted_replicas(load, count, num_replicas - experts, num_replicas)
-    expert = np.repeat(np.tile(np.arange(experts), layers), count.ravel())
-    expert = expert.reshape(layers, num_replicas)
-    replica = np.take_along_axis(load / count, expert, axis=1)
-    lightest_first = replica.argsort(axis=1)
-    place = pack_in_rounds(np.take_along_axis(replica, lightest_first, axis=1), num_gpus)
-    phy2log = np.empty_like(expert)
-    np.put_along_axis(phy2log, place, np.take_along_axis(expert, lightest_first, axis=1), axis=1)
-    return phy2log
+    Experts and GPUs are numbered through all layers, layer * experts + expert and layer * gpus +
+    GPU. Slots are numbered position * (layers * gpus) + GPU: sums over a leading axis are fast.
 
-
-def count_replicas(phy2log, experts):
-    """[layers, experts]: the slots of ``phy2log`` [layers, slots] that hold each expert."""
-    layers = len(phy2log)
-    cell = phy2log + np.arange(0, layers * experts, experts)[:, None]
-    return np.bincount(cell.ravel(), minlength=layers * experts).reshape(layers, experts)
-
-
-def wanted_replicas(load, count, spare, moves):
-    """Greedy replication that gives up a replica only for one that is clearly hotter.
-
-    The ``spare`` largest quotients load / k, k = 1, 2, …, are what greedy replication picks.
-
-    load, count: [layers, experts], the forecast and the replicas of the last placement
-    spare: replicas per layer beyond one an expert; moves: how many may change in a layer
-
-    Returns the new replicas, [layers, experts]. The quotient load / k is what the k-th extra
-    replica is worth; those that exist already are worth more by a factor. A layer in which too much
-    would change raises the factor, and at last keeps what it has.
+    held: [slots of a GPU, layers * gpus], the expert in each slot
+    count: [layers * experts], replicas
+    by_expert, start: the slots of the last phy2log by expert, and where each expert's begin
+    turn: rounds of swaps so far
     """
-    layers, experts = load.shape
-    hottest_first = (-load).argsort(axis=1)
-    # Twice the candidates of plain greedy, since the factor may lift a replica above hotter ones.
-    rank, extra = quotient_candidates(experts, 2 * spare)
-    expert = hottest_first[:, ::-1][:, -min(experts, 2 * spare) :].take(rank, axis=1)
-    worth = np.take_along_axis(load, expert, axis=1) / extra
-    exists = extra < np.take_along_axis(count, expert, axis=1)
-    bits = len(rank).bit_length()
-    first = np.arange(0, layers * experts, experts)[:, None]
-    wanted = count.copy()
-    undecided = np.ones(layers, dtype=bool)
-    for factor in CLEARLY:
-        quotient = np.where(exists, factor * worth, worth)
-        put_labels(quotient, np.arange(len(rank)), bits)
-        quotient.sort(axis=1)
-        chosen = np.take_along_axis(expert, labels(quotient[:, -spare:], bits), axis=1) + first
-        new = 1 + np.bincount(chosen.ravel(), minlength=layers * experts).reshape(layers, experts)
-        fits = undecided & (np.maximum(new - count, 0).sum(axis=1) <= moves)
-        wanted[fits] = new[fits]
-        undecided &= ~fits
-        if not undecided.any():
-            break
-    return wanted
+
+    def __init__(self, load, shape):
+        """Replicate greedily; in each round the lightest GPU takes the heaviest replica that is left.
+
+        load: [layers * experts]; shape: layers, experts, slots of a layer and GPUs
+        """
+        self.shape, self.turn = shape, 0
+        self.layers, self.experts, slots, self.gpus = shape
+        load = load.reshape(self.layers, self.experts)
+        row = np.arange(self.layers)[:, None]
+        count = np.ones(load.shape, dtype=np.int64)
+        for _ in range(slots - self.experts):
+            count[row, (load / count).argmax(axis=1, keepdims=True)] += 1
+        self.count = count.ravel()
+
+        replica = load / count
+        expert = np.repeat(np.arange(load.size), self.count).reshape(self.layers, -1)
+        expert = expert[row, (-replica.take(expert)).argsort(axis=1)]
+        held = np.empty((slots // self.gpus, self.layers, self.gpus), dtype=np.int64)
+        total = np.zeros((self.layers, self.gpus))
+        for taken, heaviest in zip(held, np.split(expert, len(held), axis=1)):
+            taken[row, total.argsort(axis=1)] = heaviest
+            total += replica.take(taken)
+        self.held = held.reshape(len(held), -1)
+
+    def exchange(self, load, moves):
+        """Give slots of experts that can spare them to clearly hotter ones.
+
+        load: [layers * experts]; moves: [layers], slots that may change, lowered in place
+
+        In each round the coldest spare replica of a layer makes room for one more of the expert
+        with the hottest replicas, on the coolest of the GPUs where the former can go.
+        """
+        count, held, size = self.count, self.held.reshape(-1), len(self.held)
+        # 1 / k and 1 / (k - 1): the shares of k replicas and of one less. The last must stay.
+        share = 1 / np.maximum(np.arange(size * self.gpus + 2), 0.5)
+        left = np.concatenate(([np.inf, np.inf], share[1:]))
+        replica, without = load * share.take(count), load * left.take(count)
+        heat = replica.take(self.held).sum(axis=0)
+        first = np.arange(0, len(load), self.experts)
+        replicas = np.arange(count.max())
+        for _ in range(EXCHANGES):
+            cold = without.reshape(self.layers, -1).argmin(axis=1) + first
+            hot = replica.reshape(self.layers, -1).argmax(axis=1) + first
+            layer = np.flatnonzero((replica[hot] > CLEARLY * without[cold]) & (moves > 0))
+            if not len(layer):
+                return
+            cold, hot = cold[layer], hot[layer]
+            slot = self.by_expert.take(self.start[cold][:, None] + replicas, mode="clip")
+            gpu = slot // size + layer[:, None] * self.gpus
+            slot = slot % size * len(heat) + gpu
+            room = np.where(held[slot] == cold[:, None], heat[gpu], np.inf)
+            slot = slot[np.arange(len(slot)), room.argmin(axis=1)]
+            held[slot] = hot
+            heat[slot % len(heat)] += replica[hot] - replica[cold]
+            count[hot] += 1
+            count[cold] -= 1
+            for expert in (hot, cold):
+                replica[expert] = load[expert] * share[count[expert]]
+                without[expert] = load[expert] * left[count[expert]]
+            moves[layer] -= 1
+            # The last rounds would serve few layers at the price of all: they wait.
+            if len(layer) <= self.layers // 2:
+                return
+
+    def swap(self, scenarios, moves, rounds):
+        """Let hot and cool GPUs swap replicas while that is worthwhile.
+
+        scenarios: [layers * experts, scenarios], loads of one replica, whose squares are summed
+        moves: [layers], slots that may change, lowered in place
+        """
+        items = scenarios.take(self.held, axis=0)
+        total = items.sum(axis=0)
+        items, held = items.reshape(-1, scenarios.shape[1]), self.held.reshape(-1)
+        for _ in range(rounds):
+            layer, here, there = self.worthwhile_swaps(items, total)
+            # Of the swaps of a layer the first are made, as many as may be.
+            number = np.arange(len(layer)) - np.searchsorted(layer, layer)
+            may = 2 * number + 2 <= moves[layer]
+            layer, here, there = layer[may], here[may], there[may]
+            less = items[here] - items[there]
+            total[here % len(total)] -= less
+            total[there % len(total)] += less
+            for array in (held, items):
+                array[here], array[there] = array[there], array[here]
+            moves -= 2 * np.bincount(layer, minlength=len(moves))
+            if len(layer) <= self.layers // 4:
+                return
+
+    def worthwhile_swaps(self, items, total):
+        """Find the best swap of each of the hottest GPUs with one of several cool ones.
+
+        items: [slots, scenarios]; total: [layers * gpus, scenarios]
+
+        The k-th of the ``many`` hottest GPUs chooses among every many-th of the coolest, so that no
+        two choose the same. |hot - d|^2 + |cool + d|^2 is least for the difference d = give - take
+        of two slots that is nearest to half the gap between the GPUs. Returns the layer, in order,
+        and the two slots of each swap that is worthwhile.
+        """
+        size = len(self.held)
+        many = max(1, min(MANY, self.gpus // SHARE))
+        step = -(-size // REACH)
+        position = np.arange(self.turn % step, size, step) * len(total)
+        partners = max(1, min(self.gpus // many - 1, REACH // len(position)))
+        heat = np.einsum("gc,gc->g", total, total)
+        order = heat.reshape(self.layers, -1).argsort(axis=1)
+        order += np.arange(0, len(total), self.gpus)[:, None]
+        hot = order[:, : -many - 1 : -1]
+        layer, rank = np.nonzero(heat[hot] >= 1 + FOCUS * (heat[hot[:, :1]] - 1))
+        cool = order[:, : many * partners].reshape(-1, partners, many)
+        hot, cool = hot[layer, rank], cool[layer, :, (rank + self.turn) % many]
+        self.turn += 1
+
+        half_gap = (total[hot][:, None] - total[cool]) / 2
+        here = hot[:, None] + position
+        there = (cool[:, :, None] + position).reshape(len(hot), partners * len(position))
+        give, take = items.take(here, axis=0), items.take(there, axis=0)
+        take += np.repeat(half_gap, len(position), axis=1)
+        # |give - take - half gap|^2 - |half gap|^2 is minus half the gain.
+        loss = give @ (-2 * take.swapaxes(1, 2)).copy()
+        loss += np.einsum("nsc,nsc->ns", give, give)[:, :, None]
+        of_partner = np.einsum("nsc,nsc->ns", take, take)
+        of_partner -= np.repeat(np.square(half_gap).sum(axis=2), len(position), axis=1)
+        loss += of_partner[:, None, :]
+        loss = loss.reshape(len(hot), here.shape[1] * there.shape[1])
+        best = loss.argmin(axis=1)
+        row = np.flatnonzero(loss[np.arange(len(best)), best] < -WORTHWHILE)
+        best = best[row]
+        return layer[row], here[row, best // there.shape[1]], there[row, best % there.shape[1]]
+
+    def maps(self):
+        """Return phy2log, log2phy and logcnt as `rebalance_experts` does."""
+        layers, experts, slots, gpus = self.shape
+        first = np.arange(0, layers * experts, experts)[:, None]
+        phy2log = self.held.reshape(-1, layers, gpus).transpose(1, 2, 0).reshape(layers, -1) - first
+        bits = (slots - 1).bit_length()
+        slot = (phy2log << bits | np.arange(slots)).astype(np.int32)
+        slot.sort(axis=1)
+        expert = (slot >> bits) + first
+        self.by_expert = (slot & (1 << bits) - 1).ravel()
+        most = int(self.count.max())
+        self.start = self.count.cumsum() - self.count
+        log2phy = np.full(layers * experts * most, -1)
+        row = np.arange(0, len(log2phy), most) - self.start
+        log2phy[row.take(expert).ravel() + np.arange(slot.size)] = self.by_expert
+        log2phy = torch.from_numpy(log2phy.reshape(layers, experts, most))
+        logcnt = torch.tensor(self.count.reshape(layers, experts))
+        return torch.from_numpy(phy2log), log2phy, logcnt
 
 
-def exchange_replicas(phy2log, load, num_gpus, moves):
-    """Give slots of experts that can spare them to the hottest ones, in place.
-
-    phy2log: [layers, slots]; load: [layers, experts]
-
-    Experts give up the slots on their hottest GPUs, and of the slots given up the heaviest new
-    replicas take those on the coolest GPUs. Returns how many slots changed, [layers].
-    """
-    layers, slots = phy2log.shape
-    experts = load.shape[1]
-    count = count_replicas(phy2log, experts)
-    change = wanted_replicas(load, count, slots - experts, moves) - count
-    if not change.any():
-        return change.sum(axis=1)
-    replica = load / (count + change)
-    of_slot = np.take_along_axis(replica, phy2log, axis=1)
-    gpu_load = of_slot.reshape(layers, num_gpus, -1).sum(axis=2)
-    heat = np.repeat(gpu_load, slots // num_gpus, axis=1)
-
-    by_expert = np.lexsort((-heat, phy2log))
-    expert = np.take_along_axis(phy2log, by_expert, axis=1)
-    number = np.arange(slots) - np.take_along_axis(count.cumsum(axis=1) - count, expert, axis=1)
-    layer, column = np.nonzero(number < np.take_along_axis(np.maximum(-change, 0), expert, axis=1))
-    slot = by_expert[layer, column]
-    coolest_first = np.lexsort((heat[layer, slot], layer))
-
-    taker_layer, taker = np.nonzero(change > 0)
-    times = change[taker_layer, taker]
-    taker_layer, taker = np.repeat(taker_layer, times), np.repeat(taker, times)
-    heaviest_first = np.lexsort((-replica[taker_layer, taker], taker_layer))
-    phy2log[layer[coolest_first], slot[coolest_first]] = taker[heaviest_first]
-    return np.maximum(change, 0).sum(axis=1)
-
-
-def swap_replicas(phy2log, scenarios, weight, num_gpus, moves):
-    """Let hot and cool GPUs swap replicas, in place, while that is worthwhile.
-
-    phy2log: [layers, slots]
-    scenarios: [layers, slots, scenarios], loads of the slots in units of the mean GPU load, whose
-    squares are summed with ``weight`` [scenarios]
-    moves: [layers], slots that may change
-    """
-    layers, slots, width = scenarios.shape
-    capacity = slots // num_gpus
-    pairs = num_gpus // 2
-    row = np.arange(layers)[:, None]
-    every_pair = np.arange(pairs)
-    scenarios = scenarios * np.sqrt(weight)
-    step = -(-capacity // REACH)
-    for turn in range(PASSES):
-        of_gpu = scenarios.reshape(layers, num_gpus, capacity, width)
-        total = of_gpu.sum(axis=2)
-        heat = np.square(total).sum(axis=2)
-        order = heat.argsort(axis=1)
-        cool, hot = order[:, :pairs], order[:, ::-1][:, :pairs]
-        apart = total[row, hot] - total[row, cool]
-        position = np.arange(turn % step, capacity, step)
-        give, take = of_gpu[:, :, position][row, hot], of_gpu[:, :, position][row, cool]
-        # |hot - d|^2 + |cool + d|^2 falls by 2 d (hot - cool) - 2 d^2 with d = give - take.
-        gain = np.einsum("lpsc,lpc->lps", give, apart) - np.square(give).sum(axis=3)
-        loss = np.einsum("lpsc,lpc->lps", take, apart) + np.square(take).sum(axis=3)
-        gain = gain[:, :, :, None] - loss[:, :, None, :] + 2 * give @ take.swapaxes(2, 3)
-        gain = 2 * gain.reshape(layers, pairs, len(position) ** 2)
-        best = gain.argmax(axis=2)
-        pays = gain[row, every_pair, best] > WORTHWHILE
-        heat = heat[row, hot]
-        pays &= heat >= 1 + FOCUS * (heat[:, :1] - 1)
-        pays &= 2 * pays.cumsum(axis=1) <= moves[:, None]
-        if not pays.any():
-            return
-        layer, pair = np.nonzero(pays)
-        best = best[layer, pair]
-        here = hot[layer, pair] * capacity + position[best // len(position)]
-        there = cool[layer, pair] * capacity + position[best % len(position)]
-        for array in (phy2log, scenarios):
-            array[layer, here], array[layer, there] = array[layer, there], array[layer, here]
-        moves -= 2 * pays.sum(axis=1)
-
-
-class State:
-    """What is remembered from window to window for one shape of problem."""
-
-    def __init__(self, shape):
-        self.shape = shape
-        self.history = History(*shape[:2])
-        self.phy2log = None
-
-
-state = State((0, 0))
+history = placement = None
 
 
 def rebalance_experts(weight, num_replicas, num_groups, num_nodes, num_gpus):
     """Decide which expert every slot holds.
 
     weight: [layers, experts], tokens routed to each expert in the last window
-    num_replicas: slots per layer; GPU g holds slots g*S to (g+1)*S-1, S = num_replicas / num_gpus
 
-    Returns ``phy2log`` [layers, num_replicas], the expert in each slot; ``log2phy``
-    [layers, experts, X], the slots of each expert, then -1; ``logcnt`` [layers, experts], the
-    replicas of each expert. All int64.
+    Returns ``phy2log`` [layers, num_replicas], the expert in each slot, ``log2phy`` [layers,
+    experts, X], the slots of each expert, then -1, and ``logcnt`` [layers, experts], all int64.
     """
-    global state
+    global history, placement
     layers, experts = weight.shape
-    if state.shape != (layers, experts, num_replicas, num_gpus):
-        state = State((layers, experts, num_replicas, num_gpus))
-    loads = state.history.loads
-    column_weight = state.history.add(weight.to("cpu", torch.float64).numpy())
-    forecast = np.maximum(loads @ column_weight, 1e-30)
+    shape = (layers, experts, num_replicas, num_gpus)
+    if placement is None or placement.shape != shape:
+        history, placement = History(layers, experts), None
+    loads = history.loads
+    share = history.add(weight.to("cpu", torch.float64).numpy())
+    forecast = np.maximum(loads @ share, 1e-30)
 
-    moves = np.full(layers, int(MOVES * num_replicas))
-    if state.phy2log is None:
-        state.phy2log = first_placement(forecast, num_replicas, num_gpus)
-    elif num_replicas > experts:
-        moves -= exchange_replicas(state.phy2log, forecast, num_gpus, moves)
-    phy2log = state.phy2log
-    logcnt = count_replicas(phy2log, experts)
-    used = np.flatnonzero(column_weight)
-    scenarios = loads[:, :, used] / logcnt[:, :, None].astype(np.float32)
-    row = np.arange(layers)[:, None]
-    scenarios = scenarios[row, phy2log] * np.float32(num_gpus / experts)
-    swap_replicas(phy2log, scenarios, column_weight[used], num_gpus, moves)
-
-    slot = phy2log.argsort(axis=1, kind="stable")
-    expert = np.take_along_axis(phy2log, slot, axis=1)
-    first = logcnt.cumsum(axis=1) - logcnt
-    number = np.arange(num_replicas) - np.take_along_axis(first, expert, axis=1)
-    log2phy = np.full((layers, experts, logcnt.max()), -1)
-    log2phy[row, expert, number] = slot
-    return torch.tensor(phy2log), torch.from_numpy(log2phy), torch.from_numpy(logcnt)
+    if placement is None:
+        placement = Placement(forecast, shape)
+        moves = np.full(layers, num_replicas)
+    else:
+        moves = np.full(layers, int(MOVES * num_replicas))
+        placement.exchange(forecast, moves)
+    if num_gpus > 1:
+        # Scenarios are loads of one replica in units of the mean GPU load.
+        used = np.flatnonzero(share >= SLIGHT)
+        scenarios = loads @ np.diag(np.sqrt(share) * np.float32(num_gpus / experts))[:, used]
+        several = np.flatnonzero(placement.count > 1)
+        scenarios[several] /= placement.count[several, None]
+        changed = np.count_nonzero(history.forecasts[-1]) == 1
+        placement.swap(scenarios, moves, MANY_ROUNDS if changed else ROUNDS)
+    return placement.maps()
 
 
 # EVOLVE-BLOCK-END
