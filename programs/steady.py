@@ -1,29 +1,17 @@
 """Nearly the best balancedness with few migrations: repairs the placement instead of redoing it.
 
-Moving an expert's weights costs more than deciding to. Slots keep their experts from window to
-window (so that no relabelling of GPUs is needed), and at most `MOVES` of them change:
+Moving an expert's weights costs more than deciding to. Slots keep their experts, so that no GPUs
+need relabelling, but at most `MOVES` of them: replicas go to clearly hotter experts, and the
+hottest GPUs swap replicas with cool ones where the sum of squared GPU loads falls enough, over the
+forecast and the main patterns of deviation from it. Both are those of `programs/balanced.py`. The
+first window of a regime may take more rounds of swaps.
 
-1. Replicas move to clearly hotter experts, the worst misfits of all layers first.
-2. The hottest GPUs swap replicas with cool ones where that is worthwhile, judged by the sum of
-   squared GPU loads over the windows of the forecast. A change of regime allows more rounds.
+Lineage: @LINEAGE@
 
-The forecast, a mean of alike windows, is that of `programs/balanced.py`.
+@FIGURES@
 
-Lineage: run `steady` (ShinkaEvolve 0.0.7, proposals by a language model, 20 generations run),
-generation 20, recorded parents: 20 compact < 17 served_then_waiting < 11 hotter_focus < 7
-worthwhile_swaps < 4 positions_first < 2 focused_pairs < 0, composed by hand; steps of 10
-table_of_shares, 14 lean_rounds, 18 few_hot_many_partners and 19 lightest_takes_heaviest were taken
-up. Score: balancedness on the next window - t / t_seed - moved / 25; of 0.787 (generation 0: 0.761,
-the highest 0.791) timing noise is 0.005, so it was chosen on 12 workloads. Sources: greedy
-replication and packing of DeepSeek's EPLB; pairwise interchange in load balancing.
-
-Figures. Held-out (`python -m eplb.leaderboard`, seed 2026): balancedness and slots moved 0.7731 and
-12 % on DeepSeek-V3 EP32 (`balanced` 0.7736, 96 %), 0.7264 and 12 % with bursts (0.7293), 0.9607
-and 1 % without drift (0.9634), 0.4919 and 18 % at 144 GPUs of two slots (0.5049). Held-out recorded
-requests to DeepSeek-V2-Lite (published with ESFT; not part of this project), joined to 256 experts:
-0.8039 and 10 % (0.805), in 144 GPUs 0.5445 and 16 % (0.5601).
-
-Not covered: the distance of a move, nodes and groups; at two slots a GPU it stays 0.01 behind.
+Sources: greedy replication and packing of DeepSeek's EPLB; pairwise interchange in load balancing.
+Not covered: the distance of a move, nodes and groups; 144 GPUs of two slots stay 0.01 behind.
 """
 
 import numpy as np
@@ -43,60 +31,72 @@ ROUNDS, MANY_ROUNDS = 4, 12
 # One GPU in so many is hot, but no more than a few; the most slots that one slot is compared with.
 SHARE, MANY, REACH = 8, 9, 18
 # How much less a window counts in the forecast than the one after it: what to choose from, the
-# usual choice, and how much worse than others it must do, a step away, to be given up.
+# choice for two windows, the usual one, and how much worse than others that must do, a step away,
+# to be given up. Windows remembered.
 DECAYS = np.array([0.0, 0.3, 0.5, 0.7, 0.85, 0.95])
-USUAL, DOUBT = 2, 0.03
-# Windows remembered, and the least weight in the forecast of one that swaps look at.
-MEMORY, SLIGHT = 8, 0.03
+CAREFUL, USUAL, DOUBT, MEMORY = 1, 2, 0.03, 24
+# Patterns over time that swaps heed, and the windows from which on it trusts them wholly.
+PATTERNS, TRUSTED = 3, 5
 
 
 class History:
     """The last windows, each layer scaled to a mean load of one, and what they teach.
 
-    loads: [layers * experts, MEMORY] float32; a column is one window, the oldest is overwritten
-    product: [MEMORY, MEMORY], mean products of the windows
+    loads: [MEMORY, layers * experts] float32; a row is one window, the oldest is overwritten
+    product: [MEMORY, MEMORY], mean products of the loads of two windows
     steps: squared distance of each of the last windows to the one before
-    errors: [decays], squared error of the forecast by each of `DECAYS` in units of steps, fading
+    errors: [decays], squared error of each decay's forecasts in units of the steps, fading
     """
 
     def __init__(self, layers, experts):
-        self.loads = np.zeros((layers * experts, MEMORY), dtype=np.float32)
+        self.loads = np.zeros((MEMORY, layers * experts), dtype=np.float32)
         self.product = np.zeros((MEMORY, MEMORY))
-        self.windows = 0
-        self.steps = []
+        self.windows, self.steps, self.forecasts = 0, [], None
         self.errors = np.zeros(len(DECAYS))
-        self.forecasts = None
 
     def add(self, load):
-        """Remember a window [layers, experts]; return the weight of each column in the forecast."""
-        column = self.windows % MEMORY
-        load = (load / np.maximum(load.mean(axis=1, keepdims=True), 1e-30)).ravel()
-        self.loads[:, column] = load
+        """Remember a window [layers, experts]; return the weight of each row in the forecast."""
+        row = self.windows % MEMORY
+        self.loads[row] = (load / np.maximum(load.mean(axis=1, keepdims=True), 1e-30)).ravel()
         self.windows += 1
         product = self.product
-        product[column] = product[:, column] = load.astype(np.float32) @ self.loads / load.size
+        product[row] = product[:, row] = self.loads @ self.loads[row] / load.size
         square = np.diagonal(product)
-        distance = square + square[column] - 2 * product[column]
+        distance = square + square[row] - 2 * product[row]
         if self.windows > 1:
-            self.steps = [*self.steps, distance[column - 1]][-2 * MEMORY :]
-
-        age = (column - np.arange(MEMORY)) % MEMORY
-        # Windows that correlate by less than a half are not alike, whatever is usual.
+            self.steps = [*self.steps, distance[row - 1]][-16:]
         steps = sorted(self.steps) or [0.0]
-        usual = steps[len(steps) // 2] if len(steps) > 2 else steps[0]
-        alike = distance <= min(2 * usual, square[column] - 1)
-        if self.windows > 1 and alike[column - 1] and self.steps[-1] > 0:
+        usual = steps[len(steps) // 2 if len(steps) > 2 else 0]
+        # Windows that correlate by less than a half are not alike, whatever is usual.
+        alike = distance <= min(2 * usual, square[row] - 1)
+        if self.windows > 1 and alike[row - 1] and self.steps[-1] > 0:
             # How far the last forecasts were from the window that came.
-            forecast = self.forecasts * (np.arange(MEMORY) != column)  # overwritten since
+            forecast = self.forecasts * (np.arange(MEMORY) != row)  # overwritten since
             forecast /= forecast.sum(axis=1, keepdims=True)
             error = (forecast @ product * forecast).sum(axis=1)
-            error += square[column] - 2 * forecast @ product[column]
+            error += square[row] - 2 * forecast @ product[row]
             self.errors = 0.9 * self.errors + error / self.steps[-1]
-        alike[column] = True
+        alike[row] = True
+        age = (row - np.arange(MEMORY)) % MEMORY
         weight = (alike & (age < self.windows)) * DECAYS[:, None] ** age
         self.forecasts = weight / weight.sum(axis=1, keepdims=True)
-        best = (self.errors + DOUBT * np.abs(np.arange(len(DECAYS)) - USUAL)).argmin()
-        return self.forecasts[best].astype(np.float32)
+        far = np.abs(np.arange(len(DECAYS)) - (USUAL if self.windows > 2 else CAREFUL))
+        return self.forecasts[(self.errors + DOUBT * far).argmin()]
+
+    def columns(self, weight):
+        """Forecast and main patterns of deviation from it: [layers * experts, 1 + patterns]."""
+        used = weight > 1e-4
+        windows = np.count_nonzero(used)
+        mix = weight[:, None]
+        if windows > 1:
+            trust = min(1, windows / TRUSTED)
+            apart = (np.eye(MEMORY) - mix) * (used * (trust / np.sqrt(windows)))
+            gram = apart.T @ self.product @ apart
+            # The eighth power leaves the largest principal components.
+            gram = np.linalg.matrix_power(gram / max(np.trace(gram), 1e-30), 8)
+            start = gram.diagonal().argsort()[-min(PATTERNS, windows - 1) :]
+            mix = np.concatenate((mix, apart @ np.linalg.qr(gram[:, start])[0]), axis=1)
+        return self.loads.T @ mix.astype(np.float32)
 
 
 class Placement:
@@ -138,10 +138,10 @@ class Placement:
     def exchange(self, load, moves):
         """Give slots of experts that can spare them to clearly hotter ones.
 
-        load: [layers * experts]; moves: [layers], slots that may change, lowered in place
-
         In each round the coldest spare replica of a layer makes room for one more of the expert
         with the hottest replicas, on the coolest of the GPUs where the former can go.
+
+        load: [layers * experts]; moves: [layers], slots that may change, lowered in place
         """
         count, held, size = self.count, self.held.reshape(-1), len(self.held)
         # 1 / k and 1 / (k - 1): the shares of k replicas and of one less. The last must stay.
@@ -175,20 +175,20 @@ class Placement:
             if len(layer) <= self.layers // 2:
                 return
 
-    def swap(self, scenarios, moves, rounds):
+    def swap(self, columns, moves, rounds):
         """Let hot and cool GPUs swap replicas while that is worthwhile.
 
-        scenarios: [layers * experts, scenarios], loads of one replica, whose squares are summed
+        columns: [layers * experts, columns], loads of one replica, whose squares are summed
         moves: [layers], slots that may change, lowered in place
         """
-        items = scenarios.take(self.held, axis=0)
+        items = columns.take(self.held, axis=0)
         total = items.sum(axis=0)
-        items, held = items.reshape(-1, scenarios.shape[1]), self.held.reshape(-1)
+        items, held = items.reshape(-1, columns.shape[1]), self.held.reshape(-1)
         for _ in range(rounds):
             layer, here, there = self.worthwhile_swaps(items, total)
             # Of the swaps of a layer the first are made, as many as may be.
-            number = np.arange(len(layer)) - np.searchsorted(layer, layer)
-            may = 2 * number + 2 <= moves[layer]
+            number = 1 + np.arange(len(layer)) - np.searchsorted(layer, layer)
+            may = 2 * number <= moves[layer]
             layer, here, there = layer[may], here[may], there[may]
             less = items[here] - items[there]
             total[here % len(total)] -= less
@@ -202,7 +202,7 @@ class Placement:
     def worthwhile_swaps(self, items, total):
         """Find the best swap of each of the hottest GPUs with one of several cool ones.
 
-        items: [slots, scenarios]; total: [layers * gpus, scenarios]
+        items: [slots, columns]; total: [layers * gpus, columns]
 
         The k-th of the ``many`` hottest GPUs chooses among every many-th of the coolest, so that no
         two choose the same. |hot - d|^2 + |cool + d|^2 is least for the difference d = give - take
@@ -235,10 +235,9 @@ class Placement:
         of_partner -= np.repeat(np.square(half_gap).sum(axis=2), len(position), axis=1)
         loss += of_partner[:, None, :]
         loss = loss.reshape(len(hot), here.shape[1] * there.shape[1])
-        best = loss.argmin(axis=1)
-        row = np.flatnonzero(loss[np.arange(len(best)), best] < -WORTHWHILE)
-        best = best[row]
-        return layer[row], here[row, best // there.shape[1]], there[row, best % there.shape[1]]
+        row = np.flatnonzero(loss.min(axis=1) < -WORTHWHILE)
+        mine, other = np.divmod(loss[row].argmin(axis=1), there.shape[1])
+        return layer[row], here[row, mine], there[row, other]
 
     def maps(self):
         """Return phy2log, log2phy and logcnt as `rebalance_experts` does."""
@@ -276,9 +275,8 @@ def rebalance_experts(weight, num_replicas, num_groups, num_nodes, num_gpus):
     shape = (layers, experts, num_replicas, num_gpus)
     if placement is None or placement.shape != shape:
         history, placement = History(layers, experts), None
-    loads = history.loads
-    share = history.add(weight.to("cpu", torch.float64).numpy())
-    forecast = np.maximum(loads @ share, 1e-30)
+    columns = history.columns(history.add(weight.to("cpu", torch.float32).numpy()))
+    forecast = np.maximum(columns[:, 0], 1e-30)
 
     if placement is None:
         placement = Placement(forecast, shape)
@@ -287,13 +285,13 @@ def rebalance_experts(weight, num_replicas, num_groups, num_nodes, num_gpus):
         moves = np.full(layers, int(MOVES * num_replicas))
         placement.exchange(forecast, moves)
     if num_gpus > 1:
-        # Scenarios are loads of one replica in units of the mean GPU load.
-        used = np.flatnonzero(share >= SLIGHT)
-        scenarios = loads @ np.diag(np.sqrt(share) * np.float32(num_gpus / experts))[:, used]
+        # Loads of one replica in units of the mean GPU load.
+        columns *= np.float32(num_gpus / experts)
         several = np.flatnonzero(placement.count > 1)
-        scenarios[several] /= placement.count[several, None]
-        changed = np.count_nonzero(history.forecasts[-1]) == 1
-        placement.swap(scenarios, moves, MANY_ROUNDS if changed else ROUNDS)
+        columns[several] /= placement.count[several, None]
+        # A regime's first window stands alone.
+        rounds = MANY_ROUNDS if np.count_nonzero(history.forecasts[-1]) == 1 else ROUNDS
+        placement.swap(columns, moves, rounds)
     return placement.maps()
 
 
