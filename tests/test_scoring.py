@@ -124,9 +124,7 @@ def test_adrs_stays_within_0_and_100():
     assert combined_scores(0.01, 0.01, 100.0, 0.4, 1.0)["adrs"] == 0
 
 
-@given(
-    st.floats(0, 1), st.floats(0, 1), st.floats(-1, 1e6), st.floats(1e-6, 1e6), st.floats(0, 1)
-)
+@given(st.floats(0, 1), st.floats(0, 1), st.floats(-1, 1e6), st.floats(1e-6, 1e6), st.floats(0, 1))
 def test_every_score_is_finite_and_above_failure(gpus, slots, seconds, seed_seconds, moved):
     seconds = call_seconds(np.array([seconds]))
     scores = combined_scores(gpus, slots, seconds, seed_seconds, moved)
