@@ -1,4 +1,4 @@
-"""Free placement in half a millisecond: greedy replication and packing in rounds, by plain sorts.
+"""Free placement in about a millisecond: greedy replication and packing in rounds, by plain sorts.
 
 Idea. The policy is the one that TensorRT-LLM and DeepSeek's global mode share: every spare slot
 goes to the expert with the hottest replica, then the replicas go heaviest first to the lightest
@@ -28,7 +28,7 @@ scored in comments only.
 
 Figures, held-out (no constant was chosen on them). `python -m eplb.leaderboard`, seed 2026:
 balancedness 0.7765 on DeepSeek-V3 EP32, 0.7261 with bursts, 0.9542 without drift, 0.5084 at EP144
-(generation 0: 0.7733, 0.7259, 0.9541, 0.5084), at 230 to 350 times the seed's speed on a busy
+(generation 0: 0.7733, 0.7259, 0.9541, 0.5084), at about 200 times the seed's speed on a shared
 machine. On the recorded requests and workloads that the run did not see, 0.7894 over 60 windows,
 where generation 0 has 0.7895 and SGLang's vectorised balancer 0.7869: what was gained on the window
 seen hardly reaches the next one. The time of a call is 0.76 to 0.84 of generation 0's.

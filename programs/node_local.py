@@ -1,4 +1,4 @@
-"""Every expert group on one node, in under a millisecond: the hierarchical policy without loops.
+"""Every expert group on one node, in about a millisecond: the hierarchical policy without loops.
 
 Idea. The policy is DeepSeek's: pack groups to nodes, give hot experts extra replicas within their
 node, pack the replicas to the node's GPUs. One row of every array is one node of one layer, so that
@@ -26,8 +26,8 @@ It differs from what the run scored in comments only.
 
 Figures, held-out (no constant was chosen on them). `python -m eplb.leaderboard`, seed 2026:
 balancedness 0.6776 on DeepSeek-V3 EP32, 0.6387 with bursts, 0.8241 without drift, 0.6798 on windows
-of few requests, where the seed has 0.6764, 0.6376, 0.8243 and 0.6804, at 165 to 350 times its speed
-on a busy machine. On the recorded requests and workloads that the run did not see, 0.7468 over 60
+of few requests, where the seed has 0.6764, 0.6376, 0.8243 and 0.6804, at about 170 times its speed
+on a shared machine. On the recorded requests and workloads that the run did not see, 0.7468 over 60
 windows, where generation 0 has 0.7469, vLLM 0.7460 and SGLang's vectorised balancer 0.7407. The
 time of a call is 0.73 to 0.89 of generation 0's.
 
