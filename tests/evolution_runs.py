@@ -20,7 +20,7 @@ ROOT = Path(__file__).resolve().parent.parent
 EVALUATOR = """
 import argparse, hashlib, json, os, time
 parser = argparse.ArgumentParser()
-for name in ("--program_path", "--results_dir", "--locality"):
+for name in ("--program_path", "--results_dir", "--locality", "--scoring"):
     parser.add_argument(name)
 arguments = parser.parse_args()
 time.sleep(float(os.environ.get("EVALUATION_SECONDS", "0.1")))
