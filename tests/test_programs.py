@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import importlib.util
+from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 
@@ -19,6 +20,7 @@ from eplb import reference
 from eplb.placement import Deployment, ExpertPlacement, validate
 from eplb.runner import Sandbox
 from eplb.simulator import balancedness, gpu_loads, migrated_experts
+from eplb.workload_model import PRESETS, generate
 
 PROGRAMS = sorted((Path(__file__).parent.parent / "programs").glob("*.py"))
 by_name = {path.stem: path for path in PROGRAMS}
@@ -244,6 +246,12 @@ def test_balanced_forecasts_a_noisy_load():
     assert gain[3:].mean() >= 0.03
 
 
+def test_balanced_is_ahead_on_windows_of_few_requests():
+    windows = generate(replace(PRESETS["requests"], layers=8, seed=13)).windows()
+    gain = next_window("balanced", windows) - next_window("fastest", windows)
+    assert gain.mean() >= 0.02
+
+
 def test_balanced_forgets_at_a_regime_change():
     windows = drifting(10, seed=6, noise=0.1, change=5)
     gain = next_window("balanced", windows) - next_window("fastest", windows)
@@ -268,13 +276,19 @@ def test_balanced_trusts_the_last_window_of_a_random_walk():
 
 
 @pytest.mark.parametrize("noise", [0.05, 0.3])
-def test_steady_moves_at_most_a_quarter_of_the_slots(noise):
-    """In any window, that of a regime change included; and it costs little balancedness."""
+@pytest.mark.parametrize("deployment", [V3, Deployment(288, 8, 18, 144)], ids=str)
+def test_steady_moves_at_most_a_quarter_of_the_slots(noise, deployment):
+    """In any window, that of a regime change included."""
     windows = drifting(10, seed=9, noise=noise, change=6)
     run_eplb = fresh("steady")
-    placements = [answer(run_eplb, window, V3) for window in windows]
-    moved = [migrated_experts(a, b, 32) / 288 for a, b in pairwise(placements)]
+    placements = [answer(run_eplb, window, deployment) for window in windows]
+    moved = [migrated_experts(a, b, deployment.num_gpus) / 288 for a, b in pairwise(placements)]
     assert max(moved) <= 0.25
+
+
+@pytest.mark.parametrize("noise", [0.05, 0.3])
+def test_steady_costs_little_balancedness(noise):
+    windows = drifting(10, seed=9, noise=noise, change=6)
     lost = next_window("balanced", windows) - next_window("steady", windows)
     assert lost.mean() <= 0.01
 
