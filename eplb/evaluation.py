@@ -146,16 +146,14 @@ def _check_locality(settings: Settings) -> None:
 
 
 def _read_history(settings: Settings, progress: Callable[[float], None]) -> History:
-    """Read the trace and cut it into windows; records after the last whole window are left out."""
+    """Read the trace and cut it into windows."""
     trace = read_trace(settings.trace, lambda done, total: progress(done / total if total else 1.0))
     settings.deployment.check(trace.loads.shape[2])
     try:
         interval = trace.interval(settings.rebalance_interval)
     except UserError as error:
         raise UserError(f"trace {settings.trace}: {error}") from error
-    windows = trace.windows(interval)
-    used = trace.loads[: len(windows) * interval]
-    return History(used.reshape(len(windows), interval, *used.shape[1:]), windows)
+    return History.of(trace, interval)
 
 
 def _run_seed(sandbox: Sandbox, windows: np.ndarray, settings: Settings) -> Run:

@@ -101,10 +101,7 @@ def read_history(scenario: Scenario, seed: int) -> History:
     trace = scenario.workload
     if isinstance(trace, str):
         trace = generate(replace(PRESETS[trace], seed=seed))
-    windows = trace.windows()
-    # Records after the last whole window are left out.
-    used = trace.loads[: len(windows) * trace.interval()]
-    return History(used.reshape(len(windows), -1, *windows.shape[1:]), windows)
+    return History.of(trace, trace.interval())
 
 
 def measure(

@@ -14,6 +14,7 @@ import numpy as np
 
 from eplb.placement import Deployment, ExpertPlacement, node_locality
 from eplb.simulator import balancedness, gpu_loads, migrated_experts, slot_loads
+from eplb.trace import Trace
 
 # The clock cannot tell shorter calls apart, and a time of zero would score without bound.
 SHORTEST_SECONDS = 1e-6
@@ -29,6 +30,13 @@ class History:
 
     records: np.ndarray
     windows: np.ndarray
+
+    @classmethod
+    def of(cls, trace: Trace, interval: int) -> History:
+        """``trace`` in windows of ``interval`` records; those after the last are left out."""
+        windows = trace.windows(interval)
+        used = trace.loads[: len(windows) * interval]
+        return cls(used.reshape(len(windows), interval, *used.shape[1:]), windows)
 
     @property
     def seen(self) -> np.ndarray:
