@@ -1,12 +1,15 @@
 """Balancedness over speed: the front that nothing dominates, and the leaderboard's plot of it.
 
-Not covered: the measuring, see `eplb.leaderboard`.
+Not covered: the measuring, see `eplb.leaderboard`, and the plot of a run, see `eplb.report`.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from operator import attrgetter
 from pathlib import Path
+from typing import Any
 
 from eplb.files import replacing
 
@@ -28,10 +31,10 @@ class Point:
     shipped: bool = True
 
 
-def front(points: list[Point]) -> list[Point]:
-    """The points that no other beats in both speed and balancedness, fastest first."""
-    best: list[Point] = []
-    for point in sorted(points, key=lambda point: (-point.speed, -point.balancedness)):
+def front(points: Iterable[Any], speed: Callable[[Any], float] = attrgetter("speed")) -> list:
+    """The points that no other beats in both speed and ``balancedness``, fastest first."""
+    best: list = []
+    for point in sorted(points, key=lambda point: (-speed(point), -point.balancedness)):
         if not best or point.balancedness > best[-1].balancedness:
             best.append(point)
     return best

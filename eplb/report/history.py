@@ -12,6 +12,7 @@ from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
+from eplb.pareto import front
 from eplb.report.program import Program
 
 
@@ -44,11 +45,7 @@ def lineage(best: Program, programs: Iterable[Program]) -> list[Program]:
 def pareto_front(programs: Iterable[Program]) -> list[Program]:
     """Programs that no other beats in both balancedness and time, fastest first."""
     timed = [p for p in programs if p.milliseconds is not None and p.balancedness is not None]
-    front: list[Program] = []
-    for program in sorted(timed, key=lambda p: (p.milliseconds, -p.balancedness)):
-        if not front or program.balancedness > front[-1].balancedness:
-            front.append(program)
-    return front
+    return front(timed, speed=lambda p: -p.milliseconds)
 
 
 @dataclass(frozen=True)
