@@ -6,11 +6,13 @@ four. Text that comes from the program itself is shortened and stripped of contr
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 
 from eplb.attribution import Attribution, attribute
 from eplb.evaluation import Evaluation, ProgramRun
-from eplb.scoring import call_seconds, speed_score
+from eplb.scoring import Figures, combined_scores, speed_score
 
 # How many layers and windows are named, and lines of a traceback shown.
 WORST = 3
@@ -63,15 +65,18 @@ def refusal_feedback(reason: str, traceback: list[str]) -> str:
     return "\n".join([f"Refused, score 0: {reason}", *lines, f"{way_out}{_CONTRACT}"])
 
 
-def feedback(evaluation: Evaluation) -> str:
-    """What to improve in a program that was scored; the first run stands for all."""
+def feedback(evaluation: Evaluation, figures: Figures, scoring: str) -> str:
+    """What to improve in a program that was scored; the first run stands for all.
+
+    figures, scoring: what its combined score was made of, and how
+    """
     run = evaluation.runs[0]
     parts = attribute(run, evaluation.history, evaluation.settings.deployment)
     lines = [
         *_balance_lines(parts, evaluation.settings.require_locality),
         _worst_windows(run),
         _worst_layers(run),
-        _speed_line(evaluation),
+        _speed_line(figures, scoring),
     ]
     stages = _stage_line(evaluation)
     return "\n".join([*lines, stages] if stages else lines)
@@ -136,15 +141,17 @@ def _worst_layers(run: ProgramRun) -> str:
     return f"Worst layers: {text}."
 
 
-def _speed_line(evaluation: Evaluation) -> str:
-    seconds = call_seconds(evaluation.seconds)
-    seed = call_seconds(evaluation.seed_seconds)
-    speed = speed_score(seconds, seed)
-    faster = speed_score(seconds / 2, seed) - speed
+def _speed_line(figures: Figures, scoring: str) -> str:
+    def gain(**better: float) -> float:
+        improved = combined_scores(replace(figures, **better))
+        return improved[scoring] - combined_scores(figures)[scoring]
+
+    seconds, seed = figures.seconds, figures.seed_seconds
     return (
         f"Time: {1e3 * seconds:.4g} ms a call, the seed {1e3 * seed:.4g} ms; speed_score "
-        f"{speed:.4f}. Twice as fast would add {faster / 2:.4f} to the combined score; perfect "
-        f"balance would add {(1 - evaluation.runs[0].scores.balancedness.mean()) / 2:.4f}."
+        f"{speed_score(seconds, seed):.4f}. Twice as fast would add "
+        f"{gain(seconds=seconds / 2):.4f} to the combined score; perfect balance would add "
+        f"{gain(balanced_gpus=1.0, balanced_slots=1.0):.4f}."
     )
 
 

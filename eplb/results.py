@@ -17,7 +17,7 @@ from eplb.errors import UserError
 from eplb.evaluation import Evaluation
 from eplb.feedback import feedback, printable, refusal_feedback, worst_layers
 from eplb.files import write_text
-from eplb.scoring import call_seconds, combined_scores, speed_score
+from eplb.scoring import Figures, call_seconds, combined_scores, speed_score
 
 PLOTS = ("gpu_loads.png", "balancedness.png")
 
@@ -71,19 +71,20 @@ def metrics_of(evaluation: Evaluation, scoring: str) -> dict[str, Any]:
     public["speed_score"] = speed_score(seconds, seed)
     public["call_ms"] = 1e3 * seconds
     public["seed_call_ms"] = 1e3 * seed
-    scores = combined_scores(
+    figures = Figures(
         public["balancedness_score"],
         public["balancedness_expert"],
         seconds,
         seed,
         public["migrated_experts"] / evaluation.settings.deployment.num_replicas,
     )
+    scores = combined_scores(figures)
     run_seconds = evaluation.seconds.sum(axis=1)
     return {
         "combined_score": scores[scoring],
         "public": public,
         "private": _private(evaluation, scoring, scores),
-        "text_feedback": feedback(evaluation),
+        "text_feedback": feedback(evaluation, figures, scoring),
         # As ShinkaEvolve means them: seconds of one whole run, over the runs.
         "execution_time_mean": float(run_seconds.mean()),
         "execution_time_std": float(run_seconds.std()),

@@ -114,14 +114,24 @@ def speed_score(seconds: float, seed_seconds: float) -> float:
     return 1.0 / (1.0 + 100.0 * seconds / seed_seconds)
 
 
-def combined_scores(
-    balanced_gpus: float, balanced_slots: float, seconds: float, seed_seconds: float, moved: float
-) -> dict[str, float]:
-    """The combined score by each scoring.
+@dataclass(frozen=True)
+class Figures:
+    """What a combined score is made of.
 
     balanced_gpus, balanced_slots: mean balancedness over GPUs, and over slots
     seconds, seed_seconds: of one call, of one call of the seed
     moved: share of the slots whose expert is fetched from another GPU, per window
+    """
+
+    balanced_gpus: float
+    balanced_slots: float
+    seconds: float
+    seed_seconds: float
+    moved: float
+
+
+def combined_scores(figures: Figures) -> dict[str, float]:
+    """The combined score by each scoring.
 
     ``eplb`` is this project's. ``balance`` and ``steady`` search for programs of another kind: a
     hundredth of the seed's time costs as much as 0.01 of balancedness, and for ``steady`` so do
@@ -129,15 +139,16 @@ def combined_scores(
     The others are those that the repositories of these names publish for the task, whose speed
     half is an absolute time; `adrs` is bounded to 0-100.
     """
-    balance = balanced_gpus - seconds / seed_seconds
+    balanced_gpus, seconds = figures.balanced_gpus, figures.seconds
+    balance = balanced_gpus - seconds / figures.seed_seconds
     late = min(20.0 * seconds, 20.0) if seconds > 0.010 else 0.0
     adrs = 90.0 * balanced_gpus + 5.0 * min(0.002 / seconds, 2.0) - late
     return {
-        "eplb": (balanced_gpus + speed_score(seconds, seed_seconds)) / 2.0,
+        "eplb": (balanced_gpus + speed_score(seconds, figures.seed_seconds)) / 2.0,
         "balance": max(balance, 0.0),
-        "steady": max(balance - moved / 25.0, 0.0),
+        "steady": max(balance - figures.moved / 25.0, 0.0),
         "openevolve": (balanced_gpus + 0.02 / seconds) / 2.0,
-        "skydiscover": (balanced_slots + 0.002 / seconds) / 2.0,
+        "skydiscover": (figures.balanced_slots + 0.002 / seconds) / 2.0,
         "adrs": min(max(adrs, 0.0), 100.0),
     }
 

@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 
 from eplb import reference
-from eplb.feedback import feedback, printable, refusal_feedback, worst_layers
+from eplb.feedback import printable, refusal_feedback, worst_layers
+from eplb.results import metrics_of
 from eplb.scoring import History
 from tests.measured import (
     DEPLOYMENT,
@@ -20,8 +21,8 @@ from tests.measured import (
 )
 
 
-def told(run, history, **kwargs):
-    return feedback(evaluation_of([run], history, **kwargs))
+def told(run, history, scoring="eplb", **kwargs):
+    return metrics_of(evaluation_of([run], history, **kwargs), scoring)["text_feedback"]
 
 
 def test_figures_have_four_digits_and_are_those_of_the_scores():
@@ -33,6 +34,21 @@ def test_figures_have_four_digits_and_are_those_of_the_scores():
     worst = int(run.scores.balancedness.argmin())
     assert f"Worst windows: {worst}->{worst + 1} {run.scores.balancedness[worst]:.4f}" in text
     assert "2 ms a call, the seed 200 ms; speed_score 0.5000" in text
+
+
+def test_what_would_help_is_counted_by_the_chosen_scoring():
+    """Two milliseconds of the seed's 200, and a balancedness b."""
+    history = random_history(1)
+    run = reference_run(history)
+    missing = 1 - run.scores.balancedness.mean()
+    for scoring, faster, perfect in (
+        ("eplb", (2 / 3 - 1 / 2) / 2, missing / 2),
+        ("balance", 0.005, missing),
+        ("adrs", 5.0, 90 * missing),
+    ):
+        text = told(run, history, scoring)
+        assert f"Twice as fast would add {faster:.4f}" in text
+        assert f"perfect balance would add {perfect:.4f}." in text
 
 
 def test_the_part_that_lost_most_is_named_with_advice():

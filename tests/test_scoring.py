@@ -13,6 +13,7 @@ from eplb.placement import Deployment, ExpertPlacement
 from eplb.scoring import (
     SCORINGS,
     SHORTEST_SECONDS,
+    Figures,
     call_seconds,
     combined_scores,
     score_placements,
@@ -96,7 +97,7 @@ def test_deciding_in_every_other_window_still_takes_time():
 
 
 def test_scores_as_other_repositories_publish_them():
-    scores = combined_scores(0.8, 0.3, 0.004, 0.4, 0.25)
+    scores = combined_scores(Figures(0.8, 0.3, 0.004, 0.4, 0.25))
     assert tuple(scores) == SCORINGS
     assert scores["eplb"] == pytest.approx((0.8 + 0.5) / 2)
     assert scores["balance"] == pytest.approx(0.8 - 0.01)
@@ -116,16 +117,16 @@ def test_scores_as_other_repositories_publish_them():
     ],
 )
 def test_adrs_bonus_and_penalty(seconds, expected):
-    assert combined_scores(0.8, 0.3, seconds, 0.4, 0.0)["adrs"] == pytest.approx(expected)
+    assert combined_scores(Figures(0.8, 0.3, seconds, 0.4, 0.0))["adrs"] == pytest.approx(expected)
 
 
 def test_adrs_stays_within_0_and_100():
-    assert combined_scores(1.0, 1.0, 1e-6, 0.4, 0.0)["adrs"] == 100
-    assert combined_scores(0.01, 0.01, 100.0, 0.4, 1.0)["adrs"] == 0
+    assert combined_scores(Figures(1.0, 1.0, 1e-6, 0.4, 0.0))["adrs"] == 100
+    assert combined_scores(Figures(0.01, 0.01, 100.0, 0.4, 1.0))["adrs"] == 0
 
 
 @given(st.floats(0, 1), st.floats(0, 1), st.floats(-1, 1e6), st.floats(1e-6, 1e6), st.floats(0, 1))
 def test_every_score_is_finite_and_above_failure(gpus, slots, seconds, seed_seconds, moved):
     seconds = call_seconds(np.array([seconds]))
-    scores = combined_scores(gpus, slots, seconds, seed_seconds, moved)
+    scores = combined_scores(Figures(gpus, slots, seconds, seed_seconds, moved))
     assert all(math.isfinite(score) and score >= 0 for score in scores.values())
