@@ -171,9 +171,9 @@ class History:
                 gram @= gram
             start = gram.diagonal().argsort()[-min(PATTERNS, windows - 1) :]
             mix = np.concatenate((mix, apart @ np.linalg.qr(gram[:, start])[0]), axis=1)
-        known = min(self.windows, self.MEMORY)
-        mix = torch.from_numpy(mix[:known].astype(np.float32))
-        return (mix.T @ torch.from_numpy(self.loads[:known])).numpy().reshape(-1, *self.shape)
+        known = torch.from_numpy(self.loads[: self.windows])
+        mix = torch.from_numpy(mix[: len(known)].astype(np.float32))
+        return (mix.T @ known).numpy().reshape(-1, *self.shape)
 
 
 history = History(0, 0)
