@@ -12,8 +12,8 @@ import argparse
 import os
 from pathlib import Path
 
+from eplb.common import DONE, UserError, exit_on_user_error
 from eplb.engines import collect, tensorrt_llm
-from eplb.errors import SCORED, UserError, exit_on_user_error
 
 
 def parse_arguments() -> argparse.Namespace:
@@ -48,7 +48,7 @@ def main() -> int:
         f"wrote {folder}: {len(statistics.loads)} iterations, {len(statistics.layers)} layers, "
         f"{statistics.num_experts} experts"
     )
-    return SCORED
+    return DONE
 
 
 if __name__ == "__main__":

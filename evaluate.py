@@ -14,12 +14,11 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from eplb.errors import REFUSED, SCORED, UserError, exit_on_user_error
-from eplb.evaluation import Settings, evaluate
-from eplb.paths import project_file
+from eplb.common import DONE, FAILED, UserError, exit_on_user_error, project_file
+from eplb.evaluation.measure import Settings, evaluate
+from eplb.evaluation.results import metrics_of, prepare, table, write_misuse, write_results
+from eplb.evaluation.scores import SCORINGS
 from eplb.placement import Deployment
-from eplb.results import metrics_of, prepare, table, write_misuse, write_results
-from eplb.scoring import SCORINGS
 
 
 class ArgumentParser(argparse.ArgumentParser):
@@ -118,7 +117,7 @@ def score(args: argparse.Namespace) -> int:
         evaluation = evaluate(settings, progress)
     metrics = metrics_of(evaluation, args.scoring)
     if args.plots and evaluation.refusal is None:
-        from eplb.plots import draw
+        from eplb.evaluation.plots import draw
 
         draw(evaluation, args.results_dir / "plots")
     write_results(args.results_dir, metrics)
@@ -127,7 +126,7 @@ def score(args: argparse.Namespace) -> int:
         print(json.dumps({"correct": correct, **metrics}, indent=2))
     else:
         print(table(metrics, args.program_path))
-    return SCORED if correct else REFUSED
+    return DONE if correct else FAILED
 
 
 def main() -> int:

@@ -10,10 +10,10 @@ import argparse
 import sys
 from pathlib import Path
 
+from eplb.common import DONE, exit_on_user_error
 from eplb.engines import generate
 from eplb.engines.planning import DEFAULT_PROGRAM
 from eplb.engines.registry import FORMATS
-from eplb.errors import SCORED, exit_on_user_error
 
 
 def parse_arguments() -> argparse.Namespace:
@@ -56,7 +56,7 @@ def main() -> int:
     for warning in result.warnings:
         print(f"warning: {warning}", file=sys.stderr)
     print(result.summary)
-    return SCORED
+    return DONE
 
 
 if __name__ == "__main__":

@@ -9,8 +9,8 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+from eplb.common import DONE, exit_on_user_error
 from eplb.engines import load_report
-from eplb.errors import SCORED, exit_on_user_error
 
 
 def parse_arguments() -> argparse.Namespace:
@@ -30,7 +30,7 @@ def parse_arguments() -> argparse.Namespace:
 
 def main() -> int:
     print(load_report.make(**vars(parse_arguments())))
-    return SCORED
+    return DONE
 
 
 if __name__ == "__main__":

@@ -11,7 +11,7 @@ Takes the overrides that `shinka_launch variant=eplb_example` takes.
 
 import argparse
 
-from eplb.errors import exit_on_user_error
+from eplb.common import exit_on_user_error
 
 
 def main() -> int:
@@ -21,7 +21,7 @@ def main() -> int:
     parser.add_argument("overrides", nargs="*", metavar="key=value", help="see configs/")
     overrides = parser.parse_args().overrides
     # After the arguments: ShinkaEvolve takes seconds to import.
-    from eplb.evolution.command import run
+    from eplb.evolution.run import run
 
     return run(overrides)
 

@@ -1,7 +1,7 @@
 """Where each expert's replicas live: the three maps, and the one validator.
 
 Covered: the shape of a deployment and its divisibility rules, and everything that can be wrong
-with a program's answer. Not covered: how good a placement is (`eplb.simulator`).
+with a program's answer. Not covered: how good a placement is (`eplb.loads`).
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from eplb.errors import UserError
+from eplb.common import UserError
 
 
 class InvalidPlacement(Exception):

@@ -4,7 +4,7 @@ A trace file is one JSON object, the format of the public ``expert-load.json``:
 ``{<header>, "load_history": [{"logical_expert_load": [[tokens per expert] per layer]}, …]}``.
 Unknown keys, at the top or in a record, are ignored. Reading streams (`eplb.jsonstream`), so that
 a file of hundreds of megabytes costs little more memory than its numbers. Not covered: what a
-placement does to a load (`eplb.simulator`), and the synthetic trace (`eplb.workload_model`).
+placement does to a load (`eplb.loads`), and the synthetic trace (`eplb.workload_model`).
 """
 
 from __future__ import annotations
@@ -19,8 +19,7 @@ from typing import Any
 
 import numpy as np
 
-from eplb.errors import UserError
-from eplb.files import replacing
+from eplb.common import UserError, replacing
 from eplb.jsonstream import BadJson, items_of
 
 # Records per window of the public file, which does not say so itself.
@@ -94,6 +93,30 @@ class Trace:
         windows = records // interval
         whole = self.loads[: windows * interval]
         return whole.reshape(windows, interval, layers, experts).sum(axis=1, dtype=np.int64)
+
+
+@dataclass(frozen=True)
+class History:
+    """A trace cut into windows.
+
+    records: [windows, records per window, layers, experts] int64, tokens routed to each expert
+    windows: [windows, layers, experts] int64, the sums over a window's records
+    """
+
+    records: np.ndarray
+    windows: np.ndarray
+
+    @classmethod
+    def of(cls, trace: Trace, interval: int) -> History:
+        """``trace`` in windows of ``interval`` records; those after the last are left out."""
+        windows = trace.windows(interval)
+        used = trace.loads[: len(windows) * interval]
+        return cls(used.reshape(len(windows), interval, *used.shape[1:]), windows)
+
+    @property
+    def seen(self) -> np.ndarray:
+        """The windows that a program is shown: all but the last, which only scores."""
+        return self.windows[:-1]
 
 
 def read_trace(

@@ -9,8 +9,8 @@ from __future__ import annotations
 from hydra.core.config_search_path import ConfigSearchPath
 from hydra.plugins.search_path_plugin import SearchPathPlugin
 
+from eplb.common import project_file
 from eplb.evolution.resolvers import register_resolvers
-from eplb.paths import project_file
 
 # Hydra writes the first where a script names the folder, the second where a module is named.
 SHINKA_CONFIGS = ("pkg://shinka/configs", "pkg://shinka.configs")

@@ -16,7 +16,7 @@ principal_patterns, 3 pairwise_spread, 1 longer_memory and 0, composed by hand; 
 13 lent ideas. Scores (0.7986, 0.8053, 0.8010 in 0, 15, 16) move by 0.01 with the machine's load, so
 further workloads decided. Balancedness: 0.8084, 0.8142, 0.8139. Cleaned by hand, same answers.
 
-Figures, held-out (`python -m eplb.leaderboard`, seed 2026), to `fastest`: 0.7756 to 0.7765 on
+Figures, held-out (`python -m eplb.bench.leaderboard`, seed 2026), to `fastest`: 0.7756 to 0.7765 on
 DeepSeek-V3 EP32, 0.5064 to 0.5084 on EP144, 0.7275 to 0.7261 with bursts, 0.9645 to 0.9542 without
 drift, 0.7958 to 0.7657 on noisy requests. On recorded requests to DeepSeek-V2-Lite that the run did
 not see, joined to 256 experts (published with ESFT; not part of this project): 0.815 to 0.784.

@@ -26,7 +26,7 @@ here, moves by 0.06 with the load of the machine, so it did not decide alone: re
 by side, and balancedness on further workloads, led to this one. It differs from what the run
 scored in comments only.
 
-Figures, held-out (no constant was chosen on them). `python -m eplb.leaderboard`, seed 2026:
+Figures, held-out (no constant was chosen on them). `python -m eplb.bench.leaderboard`, seed 2026:
 balancedness 0.7765 on DeepSeek-V3 EP32, 0.7261 with bursts, 0.9542 without drift, 0.5084 at EP144
 (generation 0: 0.7733, 0.7259, 0.9541, 0.5084), at about 200 times the seed's speed on a shared
 machine. On the recorded requests and workloads that the run did not see, 0.7894 over 60 windows,

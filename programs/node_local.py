@@ -24,7 +24,7 @@ up what 5 memset_map, 6 select_claims, 7 places_in_keys and 11 folded_groups bro
 decide alone: repeated timings side by side, and balancedness on further workloads, led to this one.
 It differs from what the run scored in comments only.
 
-Figures, held-out (no constant was chosen on them). `python -m eplb.leaderboard`, seed 2026:
+Figures, held-out (no constant was chosen on them). `python -m eplb.bench.leaderboard`, seed 2026:
 balancedness 0.6776 on DeepSeek-V3 EP32, 0.6387 with bursts, 0.8241 without drift, 0.6798 on windows
 of few requests, where the seed has 0.6764, 0.6376, 0.8243 and 0.6804, at about 170 times its speed
 on a shared machine. On the recorded requests and workloads that the run did not see, 0.7468 over 60

@@ -11,7 +11,7 @@ after it. Recorded parents: 22 one_product_of_columns, 16 many_rounds_after_a_ch
 lean_rounds, 7 worthwhile_swaps, 4 positions_first, 2 focused_pairs, 0 composed by hand; 10, 17 to
 21 lent steps. Score, balancedness - t / t_seed - moved / 25: 0.7945, the best (start: 0.7609).
 
-Held-out (`python -m eplb.leaderboard`, seed 2026), balancedness and slots moved: DeepSeek-V3 EP32
+Held-out (`python -m eplb.bench.leaderboard`, seed 2026), balancedness, slots moved: V3 EP32
 0.7743, 12 %; EP144 0.4990, 20 %; bursty 0.7276, 13 %; stationary 0.9605, 1 %; requests 0.7971, 8 %.
 Sources: replication and packing of DeepSeek's EPLB; pairwise interchange in load balancing. Not
 covered: how far a move goes, nodes, groups; on noisy requests at EP144 it is 0.013 behind.

@@ -12,9 +12,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import initial
-from eplb.paths import project_file
+from eplb.common import project_file
+from eplb.loads import gpu_loads
 from eplb.placement import Deployment, ExpertPlacement, node_locality, validate
-from eplb.simulator import gpu_loads
 from tests.strategies import deployments, random_loads, seeds
 
 WALK_THROUGH = torch.tensor(

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.evolution_runs import ROOT
+from tests.evolution.runs import ROOT
 
 PARTS = ("pyproject.toml", "LICENSE", "README.md", "initial.py", "evaluate.py", "run_evo.py")
 TREES = ("eplb", "hydra_plugins", "configs", "programs")

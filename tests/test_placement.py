@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from eplb.errors import UserError
+from eplb.common import UserError
 from eplb.placement import (
     Deployment,
     ExpertPlacement,

@@ -17,9 +17,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from eplb import reference
+from eplb.loads import balancedness, gpu_loads, migrated_experts
 from eplb.placement import Deployment, ExpertPlacement, validate
-from eplb.runner import Sandbox
-from eplb.simulator import balancedness, gpu_loads, migrated_experts
+from eplb.sandbox.runner import Sandbox
 from eplb.workload_model import PRESETS, generate
 
 PROGRAMS = sorted((Path(__file__).parent.parent / "programs").glob("*.py"))

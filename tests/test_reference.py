@@ -7,8 +7,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from eplb import reference
+from eplb.loads import gpu_loads
 from eplb.placement import ExpertPlacement
-from eplb.simulator import gpu_loads
 from tests.strategies import deployments, random_loads, seeds
 
 

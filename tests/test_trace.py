@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import array_shapes, arrays
 
 from eplb import jsonstream
-from eplb.errors import UserError
+from eplb.common import UserError
 from eplb.trace import MOST_TOKENS, Trace, TraceHeader, read_trace, write_trace
 
 ROOT = Path(__file__).parent.parent

@@ -18,8 +18,8 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
+from eplb.common import UserError
 from eplb.engines.model import ExpertStatistics
-from eplb.errors import UserError
 
 LAYER = re.compile(r"(?:^|\.)(?:layers|h|blocks)\.(\d+)\.")
 

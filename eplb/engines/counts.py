@@ -13,11 +13,10 @@ from pathlib import Path
 
 import numpy as np
 
+from eplb.common import UserError, replacing, write_text
 from eplb.engines.model import EnginePlacement, ExpertStatistics, statistics_from_rows
 from eplb.engines.sglang import full_rows
 from eplb.engines.source import Source
-from eplb.errors import UserError
-from eplb.files import replacing, write_text
 
 KEY = "weight"
 SUFFIXES = (".npz", ".json")

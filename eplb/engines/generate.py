@@ -5,10 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from eplb.common import UserError, project_file
 from eplb.engines import planning, registry, report
 from eplb.engines.model import EnginePlacement, ExpertStatistics, align
-from eplb.errors import UserError
-from eplb.paths import project_file
 from eplb.placement import Deployment
 
 

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from eplb.common import UserError
 from eplb.engines import planning, registry, report
 from eplb.engines.model import EnginePlacement, ExpertStatistics, align
-from eplb.errors import UserError
 
 
 def make(

@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from eplb.errors import UserError
+from eplb.common import UserError
 from eplb.placement import ExpertPlacement, expert_fault
 
 

@@ -12,10 +12,10 @@ from pathlib import Path
 
 import numpy as np
 
+from eplb.common import UserError
 from eplb.engines.model import EnginePlacement, ExpertStatistics
-from eplb.errors import UserError
 from eplb.placement import Deployment, ExpertPlacement, InvalidPlacement, validate
-from eplb.runner import Refused, Sandbox
+from eplb.sandbox.runner import Refused, Sandbox
 
 DEFAULT_PROGRAM = "programs/balanced.py"
 TIMEOUT = 600.0  # seconds; planning happens once, not in the serving loop

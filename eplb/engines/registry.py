@@ -6,10 +6,10 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+from eplb.common import UserError
 from eplb.engines import counts, sglang, tensorrt_llm, trace, vllm_ascend
 from eplb.engines.model import EnginePlacement, ExpertStatistics
 from eplb.engines.source import Source
-from eplb.errors import UserError
 
 
 @dataclass(frozen=True)

@@ -12,10 +12,9 @@ from pathlib import Path
 
 import numpy as np
 
-from eplb.errors import UserError
-from eplb.files import replacing
+from eplb.common import UserError, replacing
+from eplb.loads import balancedness, gpu_loads, slot_loads
 from eplb.placement import ExpertPlacement
-from eplb.simulator import balancedness, gpu_loads, slot_loads
 
 PLOT_SUFFIXES = (".png", ".svg", ".pdf")
 

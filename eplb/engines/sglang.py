@@ -20,6 +20,7 @@ from pathlib import Path
 
 import numpy as np
 
+from eplb.common import UserError, replacing, write_text
 from eplb.engines.model import (
     EnginePlacement,
     ExpertStatistics,
@@ -27,8 +28,6 @@ from eplb.engines.model import (
     statistics_from_rows,
 )
 from eplb.engines.source import Source
-from eplb.errors import UserError
-from eplb.files import replacing, write_text
 
 COUNTS, PLACEMENT = "logical_count", "physical_to_logical_map"
 SUFFIXES = (".json", ".pt")

@@ -7,7 +7,7 @@ import zipfile
 from functools import cached_property
 from pathlib import Path
 
-from eplb.errors import UserError
+from eplb.common import UserError
 
 HEAD_BYTES = 1 << 16
 

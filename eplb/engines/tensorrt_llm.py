@@ -25,10 +25,9 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 from tqdm import tqdm
 
+from eplb.common import UserError, replacing, write_text
 from eplb.engines.model import EnginePlacement, ExpertStatistics, checked_rows, whole_counts
 from eplb.engines.source import Source
-from eplb.errors import UserError
-from eplb.files import replacing, write_text
 
 RANK_FILE = re.compile(r"rank(\d+)\.safetensors")
 SUFFIXES = (".yaml", ".yml")

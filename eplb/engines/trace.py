@@ -9,9 +9,9 @@ from __future__ import annotations
 from pathlib import Path
 
 from eplb import trace as traces
+from eplb.common import UserError
 from eplb.engines.model import EnginePlacement, ExpertStatistics, statistics_from_rows
 from eplb.engines.source import Source
-from eplb.errors import UserError
 
 SUFFIXES = (".json",)
 WINDOWS = 10  # at least so many to score a program on, however few records there are

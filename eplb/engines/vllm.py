@@ -21,7 +21,7 @@ from types import ModuleType
 import numpy as np
 import torch
 
-from eplb.errors import UserError
+from eplb.common import UserError
 from eplb.placement import Deployment, validate
 
 VARIABLE = "EPLB_VLLM_PROGRAM"

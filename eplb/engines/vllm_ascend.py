@@ -16,10 +16,9 @@ from pathlib import Path
 
 import numpy as np
 
+from eplb.common import UserError, write_text
 from eplb.engines.model import EnginePlacement, ExpertStatistics, checked_rows
 from eplb.engines.source import Source
-from eplb.errors import UserError
-from eplb.files import write_text
 
 SUFFIXES = (".json",)
 

@@ -20,7 +20,7 @@ from shinka.llm.kwargs import sample_model_kwargs
 from shinka.llm.providers.model_resolver import resolve_model_backend
 from shinka.model_availability import find_model_env_access_issues, missing_env_vars_for_provider
 
-from eplb.errors import UserError
+from eplb.common import UserError
 
 OFFLINE_MODEL = "headless/eplb-proposer"
 

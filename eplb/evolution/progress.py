@@ -13,7 +13,7 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from eplb.evolution.results import Status, read_status, seed_failure
+from eplb.evolution.rundb import Status, read_status, seed_failure
 
 POLL_SECONDS = 0.5
 

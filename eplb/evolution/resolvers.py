@@ -13,8 +13,7 @@ from typing import Any
 
 from omegaconf import ListConfig, OmegaConf
 
-from eplb.errors import UserError
-from eplb.paths import project_file
+from eplb.common import UserError, project_file
 
 
 def register_resolvers() -> None:

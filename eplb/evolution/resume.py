@@ -26,8 +26,8 @@ from pathlib import Path
 
 import psutil
 
-from eplb.errors import UserError
-from eplb.evolution.results import DATABASE
+from eplb.common import UserError
+from eplb.evolution.rundb import DATABASE
 
 _GENERATION = re.compile(r"gen_(\d+)$")
 

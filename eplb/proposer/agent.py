@@ -18,7 +18,7 @@ from pathlib import Path
 # The folder of this file would come first, where module names could hide the standard library's.
 sys.path[0] = str(Path(__file__).resolve().parents[2])
 
-from eplb.errors import UserError, exit_on_user_error  # noqa: E402
+from eplb.common import UserError, exit_on_user_error  # noqa: E402
 from eplb.proposer.propose import answer  # noqa: E402
 
 SEED = "EPLB_PROPOSER_SEED"

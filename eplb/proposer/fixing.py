@@ -10,7 +10,7 @@ import ast
 import random
 import re
 
-from eplb.errors import UserError
+from eplb.common import UserError
 from eplb.proposer import grafting, mutations
 from eplb.proposer.mutations import Change, Sources
 from eplb.proposer.program import Program, editable_lines, names_bound_by

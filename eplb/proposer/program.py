@@ -12,7 +12,7 @@ import collections
 import functools
 from collections.abc import Iterable, Iterator
 
-from eplb.errors import UserError
+from eplb.common import UserError
 
 START, END = "EVOLVE-BLOCK-START", "EVOLVE-BLOCK-END"
 Edit = tuple[int, int, str]  # replace text[start:end] by the string

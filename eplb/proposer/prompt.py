@@ -12,7 +12,7 @@ import json
 import re
 from typing import NamedTuple
 
-from eplb.errors import UserError
+from eplb.common import UserError
 
 DIFF, FULL, CROSS, FIX = "diff", "full", "cross", "fix"
 SUMMARY, INSIGHTS, RECOMMENDATIONS, NOVELTY = "summary", "insights", "recommendations", "novelty"

@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import random
 
-from eplb.errors import UserError
+from eplb.common import UserError
 from eplb.proposer import grafting, mutations, prompt, simplifications
 from eplb.proposer.answers import diff_answer, full_answer, headed, without_blank_lines
 from eplb.proposer.fixing import repair

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import re
 
-from eplb.errors import UserError
+from eplb.common import UserError
 from eplb.proposer.parts import Part
 from eplb.proposer.program import Program, function_meaning
 from eplb.proposer.prompt import INSIGHTS, SUMMARY, Request

@@ -6,8 +6,7 @@ import argparse
 import time
 from pathlib import Path
 
-from eplb.errors import SCORED, exit_on_user_error
-from eplb.files import write_text
+from eplb.common import DONE, exit_on_user_error, write_text
 from eplb.report.database import read_run
 from eplb.report.page import render
 
@@ -26,7 +25,7 @@ def main() -> int:
     output = arguments.output or arguments.results / "report.html"
     write_text(output, render(read_run(arguments.results), time.time()))
     print(output)
-    return SCORED
+    return DONE
 
 
 if __name__ == "__main__":

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
-from eplb.errors import UserError
+from eplb.common import UserError
 from eplb.report.program import FailedEdit, FailedProposal, Migration, Program, finite, text
 
 DATABASE = "programs.sqlite"

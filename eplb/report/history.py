@@ -12,7 +12,7 @@ from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from eplb.pareto import front
+from eplb.bench.pareto import front
 from eplb.report.program import Program
 
 

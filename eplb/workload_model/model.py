@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
-from eplb.errors import UserError
+from eplb.common import UserError
 from eplb.trace import TraceHeader
 
 

@@ -17,7 +17,7 @@ from shinka.edit.apply_full import apply_full_patch
 from shinka.llm import extract_between
 from shinka.llm.providers.headless import _parse_stdout, _render_prompt
 
-from eplb.errors import UserError
+from eplb.common import UserError
 from eplb.proposer import prompt
 from eplb.proposer.program import Program, meaning
 from eplb.proposer.propose import answer

@@ -1,0 +1,1 @@
+"""Compare programs and measure this project itself; nothing else imports this room."""

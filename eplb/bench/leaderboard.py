@@ -1,0 +1,294 @@
+"""Score the seed and every shipped program: `python -m eplb.bench.leaderboard`.
+
+Covered: balancedness on the window that followed, the gap to the lower bound, time, migrations and
+node locality, as a table in Markdown and a plot of balancedness over time. Workloads are those of
+`eplb.workload_model` with a seed of their own, on which no program was tuned, and recorded ones
+that are named. A program that is refused in a scenario is listed there with the reason, in place of
+figures. Not covered: other window lengths than the trace's own.
+"""
+
+from __future__ import annotations
+
+import argparse
+import textwrap
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+from tqdm import tqdm
+
+from eplb.bench.pareto import Point, draw
+from eplb.bench.provenance import commit, machine
+from eplb.common import DONE, UserError, exit_on_user_error, project_file, write_text
+from eplb.evaluation.scores import call_seconds, score_placements
+from eplb.placement import Deployment, ExpertPlacement, InvalidPlacement, validate
+from eplb.reference import replicate
+from eplb.sandbox.runner import Refused, Sandbox
+from eplb.trace import History, Trace, read_trace
+from eplb.workload_model import PRESETS, generate
+
+HELD_OUT_SEED = 2026
+
+
+@dataclass(frozen=True)
+class Scenario:
+    """A workload on a deployment.
+
+    workload: the name of a preset in `eplb.workload_model`, or a recorded one
+    """
+
+    name: str
+    workload: str | Trace
+    deployment: Deployment
+
+
+SCENARIOS = (
+    Scenario("DeepSeek-V3 EP32", "deepseek-v3", Deployment(288, 8, 4, 32)),
+    Scenario("DeepSeek-V3 EP144", "deepseek-v3", Deployment(288, 8, 18, 144)),
+    Scenario("Qwen3-235B EP32", "qwen3-235b", Deployment(160, 1, 4, 32)),
+    Scenario("Kimi-K2 EP64", "kimi-k2", Deployment(448, 1, 8, 64)),
+    Scenario("bursty, EP32", "bursty", Deployment(288, 8, 4, 32)),
+    Scenario("stationary, EP32", "stationary", Deployment(288, 8, 4, 32)),
+    Scenario("requests, EP32", "requests", Deployment(288, 8, 4, 32)),
+)
+
+
+@dataclass(frozen=True)
+class Row:
+    """What one program does in one scenario, means over the windows.
+
+    balancedness: over GPUs, on the window that followed
+    gap: hottest GPU over the lower bound, minus one, on the window that followed
+    seen_gap: the same on the window seen, which only replication and packing can lose
+    ms, times_seed: time of one call, and the seed's time over it
+    moved: share of the slots whose GPU had to fetch the expert
+    node_local: share of (layer, group) pairs that live on one node
+    """
+
+    program: str
+    balancedness: float
+    gap: float
+    seen_gap: float
+    ms: float
+    times_seed: float
+    moved: float
+    node_local: float
+
+
+@dataclass(frozen=True)
+class Refusal:
+    """A program that gave no valid answer in a scenario, and why."""
+
+    program: str
+    reason: str
+
+
+def lower_bounds(load: np.ndarray, deployment: Deployment) -> np.ndarray:
+    """[layers] float64: no placement has a hottest GPU with fewer tokens of ``load``.
+
+    load: [layers, experts]. A GPU holds at least the mean, and at least the largest replica, which
+    greedy replication makes as small as it can be.
+    """
+    largest = (load / replicate(load, deployment.num_replicas)).max(axis=1)
+    return np.maximum(load.sum(axis=1) / deployment.num_gpus, largest)
+
+
+def read_history(scenario: Scenario, seed: int) -> History:
+    """The windows of the scenario's workload; ``seed`` is that of a generated one."""
+    trace = scenario.workload
+    if isinstance(trace, str):
+        trace = generate(replace(PRESETS[trace], seed=seed))
+    return History.of(trace, trace.interval())
+
+
+def measure(
+    scenario: Scenario, programs: list[Path], seed: int, repeats: int, sandbox: Sandbox
+) -> Iterator[Row | Refusal]:
+    """Run the seed program and then ``programs`` on ``scenario``; yield what each achieved.
+
+    Raises `Refused` or `InvalidPlacement` where the seed itself fails.
+    """
+    history = read_history(scenario, seed)
+    windows = history.windows
+    bounds = np.array([lower_bounds(window, scenario.deployment).sum() for window in windows])
+    mean = windows.sum(axis=(1, 2)) / scenario.deployment.num_gpus
+    seed_seconds = None
+    for program in (project_file("initial.py"), *programs):
+        count = 1 if seed_seconds is None else repeats
+        try:
+            seconds, placements = run_program(program, history, scenario.deployment, count, sandbox)
+        except (Refused, InvalidPlacement) as error:
+            if seed_seconds is None:
+                raise
+            yield Refusal(program.name, str(error))
+            continue
+        seed_seconds = seed_seconds or seconds
+        scores = score_placements(placements, history, scenario.deployment)
+        yield Row(
+            program=program.name,
+            balancedness=float(scores.balancedness.mean()),
+            gap=float(np.mean(mean[1:] / scores.balancedness / bounds[1:])) - 1,
+            seen_gap=float(np.mean(mean[:-1] / scores.same_window / bounds[:-1])) - 1,
+            ms=1e3 * seconds,
+            times_seed=seed_seconds / seconds,
+            moved=float(scores.migrated.mean()) / scenario.deployment.num_replicas,
+            node_local=float(scores.locality.mean()),
+        )
+
+
+def run_program(
+    program: Path, history: History, deployment: Deployment, repeats: int, sandbox: Sandbox
+) -> tuple[float, list[ExpertPlacement]]:
+    """Seconds of one call, and the checked placements of the first of ``repeats`` runs.
+
+    Raises `Refused` or `InvalidPlacement` for a program that fails.
+    """
+    runs = [sandbox.run(program, history.seen, deployment) for _ in range(repeats)]
+    _, layers, experts = history.windows.shape
+    placements = [
+        validate(
+            answer.phy2log,
+            answer.log2phy,
+            answer.logcnt,
+            num_layers=layers,
+            num_experts=experts,
+            deployment=deployment,
+        )
+        for answer in runs[0].answers
+    ]
+    return call_seconds(np.array([run.seconds for run in runs])), placements
+
+
+def table(scenario: Scenario, rows: list[Row | Refusal]) -> str:
+    """One scenario in Markdown."""
+    lines = [
+        f"**{scenario.name}**",
+        "",
+        "| program | balancedness | over the bound | on the window seen | ms | x seed's speed "
+        "| slots moved | node-local |",
+        "|---|---|---|---|---|---|---|---|",
+    ]
+    for row in rows:
+        if isinstance(row, Refusal):
+            reason = textwrap.shorten(row.reason, 160).replace("|", "\\|")
+            lines.append(f"| {row.program} | refused: {reason} | | | | | | |")
+            continue
+        lines.append(
+            f"| {row.program} | {row.balancedness:.4f} | +{row.gap:.1%} | +{row.seen_gap:.1%} "
+            f"| {row.ms:.3g} | {row.times_seed:.3g} | {row.moved:.0%} | {row.node_local:.0%} |"
+        )
+    return "\n".join(lines) + "\n"
+
+
+def points(rows: list[Row | Refusal], shipped: set[str]) -> list[Point]:
+    """What the plot shows of programs that were not refused; ``shipped`` are this project's."""
+    return [
+        Point(
+            row.program.removesuffix(".py"),
+            row.times_seed,
+            row.balancedness,
+            row.program in shipped,
+        )
+        for row in rows
+        if isinstance(row, Row)
+    ]
+
+
+def shipped_programs() -> list[Path]:
+    return sorted(project_file("programs").glob("*.py"))
+
+
+def run(
+    scenarios: list[Scenario],
+    programs: list[Path],
+    seed: int,
+    repeats: int,
+    hidden: tuple[Path, ...] = (),
+) -> tuple[list[tuple[Scenario, list[Row | Refusal]]], str]:
+    """Measure and print every scenario, ``hidden`` files unseen; return rows and safeguards."""
+    results = []
+    total = len(scenarios) * (1 + len(programs))
+    with Sandbox(timeout=600, hidden=hidden) as sandbox, tqdm(total=total, disable=None) as bar:
+        for scenario in scenarios:
+            rows = []
+            for row in measure(scenario, programs, seed, repeats, sandbox):
+                rows.append(row)
+                bar.update()
+            results.append((scenario, rows))
+            tqdm.write(table(scenario, rows))
+        return results, sandbox.isolation
+
+
+def chosen_scenarios(names: list[str], scenarios: list[Scenario]) -> list[Scenario]:
+    """The scenarios whose names contain any of ``names``."""
+    chosen = [s for s in scenarios if any(name.lower() in s.name.lower() for name in names)]
+    if not chosen:
+        every = ", ".join(scenario.name for scenario in scenarios)
+        raise UserError(f"--scenarios {' '.join(names)} matches none; there are: {every}")
+    return chosen
+
+
+def recorded_scenario(file: str, *numbers: str) -> Scenario:
+    """The scenario that ``--trace`` describes; raises `UserError`."""
+    try:
+        deployment = Deployment(*map(int, numbers))
+        trace = read_trace(Path(file))
+        trace.interval()
+        deployment.check(trace.loads.shape[2])
+    except ValueError as error:
+        raise UserError(
+            f"--trace {file} {' '.join(numbers)}: after the file come whole numbers of replicas, "
+            "groups, nodes and GPUs"
+        ) from error
+    except UserError as error:
+        raise UserError(f"--trace {file}: {error}") from error
+    return Scenario(Path(file).name, trace, deployment)
+
+
+def main(arguments: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(
+        prog="python -m eplb.bench.leaderboard",
+        description="Score every program on every scenario.",
+    )
+    parser.add_argument(
+        "--programs", type=Path, nargs="+", metavar="FILE", help="default: all in programs/"
+    )
+    parser.add_argument(
+        "--scenarios", nargs="+", metavar="NAME", help="parts of their names; default: all"
+    )
+    parser.add_argument(
+        "--trace",
+        nargs=5,
+        action="append",
+        default=[],
+        metavar=("FILE", "REPLICAS", "GROUPS", "NODES", "GPUS"),
+        help="a recorded workload as one more scenario; may be repeated",
+    )
+    parser.add_argument("--seed", type=int, default=HELD_OUT_SEED, help="of the workloads")
+    parser.add_argument("--repeats", type=int, default=3, help="runs of a program; default: 3")
+    parser.add_argument("--output", type=Path, metavar="FILE", help="write the table there too")
+    parser.add_argument("--plot", type=Path, metavar="FILE", help="draw it, e.g. leaderboard.png")
+    args = parser.parse_args(arguments)
+    if args.repeats < 1:
+        raise UserError(f"--repeats is {args.repeats}; it must be at least 1")
+    scenarios = [*SCENARIOS, *(recorded_scenario(*trace) for trace in args.trace)]
+    if args.scenarios:
+        scenarios = chosen_scenarios(args.scenarios, scenarios)
+    programs = args.programs or shipped_programs()
+    traces = tuple(Path(file) for file, *_ in args.trace)
+    results, isolation = run(scenarios, programs, args.seed, args.repeats, traces)
+    heading = (
+        f"Commit {commit()}; {machine()}; one thread; {isolation}; workload seed {args.seed}.\n"
+    )
+    print(heading)
+    if args.output:
+        write_text(args.output, "\n".join([heading, *(table(*result) for result in results)]))
+    if args.plot:
+        shipped = {path.name for path in shipped_programs()} | {"initial.py"}
+        draw([(scenario.name, points(rows, shipped)) for scenario, rows in results], args.plot)
+    return DONE
+
+
+if __name__ == "__main__":
+    exit_on_user_error(main)

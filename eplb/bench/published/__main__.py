@@ -1,0 +1,84 @@
+"""Fetch the balancers that serving engines ship: `python -m eplb.bench.published`.
+
+Covered: writing each as one file on the program contract, unchanged but for what makes it stand
+alone, with an adapter below it. None of that code is part of this project: whoever runs the command
+fetches it under its own licence, which the written file names.
+"""
+
+from __future__ import annotations
+
+import argparse
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+from eplb.bench.published.catalogue import PUBLISHED, Published
+from eplb.bench.published.releases import download, read_member
+from eplb.common import DONE, UserError, exit_on_user_error, write_text
+
+
+def assemble(published: Published, member: str) -> str:
+    """The program made of the text of ``member``; raises `ValueError` where it is another text."""
+    for cut, instead in published.cuts:
+        if member.count(cut) != 1:
+            raise ValueError(f"{published.member} has {member.count(cut)} times {cut!r}")
+        member = member.replace(cut, instead)
+    release = published.release
+    changed = "what ties it to its engine is taken out" if published.cuts else "unchanged"
+    return f"""# From {release.package} {release.version}, {published.member}
+# ({release.filename}, sha256 {release.sha256}).
+# Licence: {release.licence}.
+# Fetched by `python -m eplb.bench.published`: {changed}, and an adapter to the
+# program contract is added below. Fetching it again overwrites this file.
+
+# EVOLVE-BLOCK-START
+{member.rstrip()}
+
+
+# Adapter
+{published.adapter.rstrip()}
+
+
+# EVOLVE-BLOCK-END
+
+
+def run_eplb(weight, num_replicas, num_groups, num_nodes, num_gpus):
+    return rebalance_experts(weight, num_replicas, num_groups, num_nodes, num_gpus)
+"""
+
+
+def fetch(names: list[str]) -> Iterator[tuple[str, str]]:
+    """Yield the name and text of each program; a release is downloaded once for all of its own."""
+    for release in dict.fromkeys(PUBLISHED[name].release for name in names):
+        with tempfile.TemporaryFile() as file:
+            download(release, file)
+            for name in names:
+                published = PUBLISHED[name]
+                if published.release == release:
+                    yield name, assemble(published, read_member(release, file, published.member))
+
+
+def main(arguments: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(
+        prog="python -m eplb.bench.published",
+        description="Fetch the balancers that serving engines ship, as programs.",
+    )
+    parser.add_argument(
+        "names", nargs="*", metavar="NAME", help=f"default: all of {', '.join(PUBLISHED)}"
+    )
+    parser.add_argument(
+        "--output_dir", type=Path, required=True, metavar="FOLDER", help="where programs go"
+    )
+    args = parser.parse_args(arguments)
+    unknown = [name for name in args.names if name not in PUBLISHED]
+    if unknown:
+        raise UserError(f"{unknown[0]} is not known; there are: {', '.join(PUBLISHED)}")
+    for name, program in fetch(args.names or list(PUBLISHED)):
+        path = args.output_dir / f"{name}.py"
+        write_text(path, program)
+        print(path)
+    return DONE
+
+
+if __name__ == "__main__":
+    exit_on_user_error(main)

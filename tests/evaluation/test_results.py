@@ -1,0 +1,177 @@
+"""metrics.json and correct.json, and who reads them: `pytest tests/evaluation/test_results.py`."""
+
+from __future__ import annotations
+
+import json
+import math
+
+import numpy as np
+import pytest
+
+from eplb.common import UserError
+from eplb.evaluation.results import metrics_of, prepare, table, write_misuse, write_results
+from eplb.evaluation.scores import SCORINGS, speed_score
+from eplb.sandbox.runner import Refused
+from tests.evaluation.measured import evaluation_of, random_history, reference_run
+
+
+@pytest.fixture(scope="module")
+def scored():
+    history = random_history(1)
+    runs = [reference_run(history, seconds=s) for s in (0.002, 0.003, 0.004)]
+    return evaluation_of(runs, history)
+
+
+@pytest.fixture(scope="module")
+def refused():
+    reason = Refused("window 3: phy2log: layer 1 has no slot for expert 2", ["line 7, in pack"])
+    return evaluation_of([], random_history(1), refusal=reason)
+
+
+def written(folder, evaluation, scoring="eplb"):
+    prepare(folder)
+    write_results(folder, metrics_of(evaluation, scoring))
+    return [json.loads((folder / name).read_text()) for name in ("metrics.json", "correct.json")]
+
+
+def leaves(value):
+    if isinstance(value, dict):
+        value = list(value.values())
+    if isinstance(value, list):
+        for item in value:
+            yield from leaves(item)
+    else:
+        yield value
+
+
+def test_what_is_reported(scored, tmp_path):
+    metrics, correct = written(tmp_path, scored)
+    scores = scored.runs[0].scores
+    public = metrics["public"]
+    assert correct == {"correct": True, "error": ""}
+    assert public["balancedness_score"] == pytest.approx(scores.balancedness.mean())
+    assert public["balancedness_expert"] == pytest.approx(scores.expert.mean())
+    assert public["balancedness_step"] == pytest.approx(scores.step.mean())
+    assert public["balancedness_oracle"] == pytest.approx(scores.same_window.mean())
+    assert public["migrated_experts"] == pytest.approx(scores.migrated.mean())
+    assert public["node_locality"] == pytest.approx(scores.locality.mean())
+    assert public["call_ms"] == pytest.approx(3)
+    assert public["seed_call_ms"] == pytest.approx(200)
+    assert public["speed_score"] == pytest.approx(speed_score(0.003, 0.2))
+    expected = (public["balancedness_score"] + public["speed_score"]) / 2
+    assert metrics["combined_score"] == pytest.approx(expected)
+    # ShinkaEvolve means whole runs, here of four windows.
+    assert metrics["execution_time_mean"] == pytest.approx(0.012)
+    assert metrics["execution_time_std"] == pytest.approx(np.std([0.008, 0.012, 0.016]))
+    assert metrics["private"]["balancedness_by_window"] == pytest.approx(
+        scores.balancedness.tolist()
+    )
+    assert metrics["private"]["isolation"] == "none, in a test"
+
+
+def test_repeats_that_differ_are_averaged():
+    history = random_history(2)
+    runs = [reference_run(history), reference_run(random_history(3))]
+    public = metrics_of(evaluation_of(runs, history), "eplb")["public"]
+    means = [run.scores.balancedness.mean() for run in runs]
+    assert means[0] != means[1]
+    assert public["balancedness_score"] == pytest.approx(np.mean(means))
+
+
+def test_all_numbers_are_finite_python_numbers(scored, refused):
+    for evaluation in (scored, refused):
+        for scoring in SCORINGS:
+            for leaf in leaves(metrics_of(evaluation, scoring)):
+                assert type(leaf) in (float, int, str, bool)
+                assert not isinstance(leaf, float) or math.isfinite(leaf)
+
+
+def test_a_single_window_migrates_nothing():
+    history = random_history(4, windows=2)
+    metrics = metrics_of(evaluation_of([reference_run(history)], history), "eplb")
+    assert metrics["public"]["migrated_experts"] == 0.0
+
+
+def test_the_chosen_scoring_is_the_combined_score(scored):
+    for scoring in SCORINGS:
+        metrics = metrics_of(scored, scoring)
+        assert metrics["combined_score"] == metrics["private"]["combined_scores"][scoring]
+    assert len({metrics_of(scored, scoring)["combined_score"] for scoring in SCORINGS}) == len(
+        SCORINGS
+    )
+
+
+def test_a_refused_program_scores_nothing_and_is_told_why(refused, tmp_path):
+    metrics, correct = written(tmp_path, refused)
+    assert correct["correct"] is False
+    assert correct["error"] == "window 3: phy2log: layer 1 has no slot for expert 2"
+    assert metrics["combined_score"] == 0.0
+    assert metrics["public"] == {}
+    assert (metrics["num_valid_runs"], metrics["num_invalid_runs"]) == (0, 1)
+    assert metrics["all_validation_errors"] == [correct["error"]]
+    assert correct["error"] in metrics["text_feedback"]
+    assert "line 7, in pack" in metrics["text_feedback"]
+
+
+@pytest.mark.parametrize("outcome", ["scored", "refused"])
+def test_shinkaevolve_reads_the_results(outcome, request, tmp_path):
+    from shinka.launch.local import load_results
+    from shinka.prompts.prompts_base import format_text_feedback_section, perf_str
+
+    metrics, correct = written(tmp_path, request.getfixturevalue(outcome))
+    loaded = load_results(str(tmp_path))
+    assert loaded["metrics"] == metrics
+    assert loaded["correct"]["correct"] is (outcome == "scored") is correct["correct"]
+    prompt = perf_str(loaded["metrics"]["combined_score"], loaded["metrics"]["public"])
+    assert f"Combined score to maximize: {metrics['combined_score']:.2f}".startswith(prompt[:31])
+    assert metrics["text_feedback"] in format_text_feedback_section(metrics["text_feedback"])
+
+
+def test_a_misuse_leaves_no_score_for_shinkaevolve(scored, tmp_path):
+    from shinka.launch.local import load_results
+
+    written(tmp_path, scored)
+    prepare(tmp_path)
+    write_misuse(tmp_path, "no such trace")
+    loaded = load_results(str(tmp_path))
+    assert loaded["metrics"] == {}
+    assert loaded["correct"] == {"correct": False, "error": "not evaluated: no such trace"}
+
+
+def test_preparing_removes_stale_results_and_nothing_else(tmp_path):
+    (tmp_path / "plots").mkdir()
+    stale = ["metrics.json", "correct.json", "plots/gpu_loads.png", "plots/balancedness.png"]
+    mine = ["notes.txt", "job_log.out", "plots/mine.png", "metrics.json.bak"]
+    for name in stale + mine:
+        (tmp_path / name).write_text("x")
+    prepare(tmp_path)
+    assert not any((tmp_path / name).exists() for name in stale)
+    assert all((tmp_path / name).read_text() == "x" for name in mine)
+    assert len(list(tmp_path.rglob("*"))) == len(mine) + 1
+
+
+def test_preparing_makes_the_folder(tmp_path):
+    prepare(tmp_path / "a" / "b")
+    assert (tmp_path / "a" / "b").is_dir()
+
+
+@pytest.mark.parametrize("below", ["", "/results"])
+def test_a_folder_that_cannot_be_written(tmp_path, below):
+    (tmp_path / "file").write_text("mine")
+    folder = tmp_path / f"file{below}"
+    with pytest.raises(UserError, match=f"cannot write to the results folder {folder}: "):
+        prepare(folder)
+    assert (tmp_path / "file").read_text() == "mine"
+
+
+def test_the_table_says_it_at_a_glance(scored, refused, tmp_path):
+    metrics = metrics_of(scored, "openevolve")
+    text = table(metrics, tmp_path / "program.py")
+    assert f"combined score (openevolve)  {metrics['combined_score']:.4f}" in text
+    assert "66.7 x as fast as the seed" in text
+    assert "3 ms" in text
+    assert "none, in a test" in text
+    assert max(map(len, text.splitlines()[1:])) <= 80
+    lines = table(metrics_of(refused, "eplb"), tmp_path / "program.py").splitlines()
+    assert lines[0].endswith("program.py: REFUSED, score 0")
+    assert lines[1].strip() == "window 3: phy2log: layer 1 has no slot for expert 2"

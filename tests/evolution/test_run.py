@@ -1,0 +1,96 @@
+"""Whole runs: `pytest tests/evolution/test_run.py`."""
+
+from __future__ import annotations
+
+import json
+import random
+import re
+import signal
+import time
+
+import pytest
+
+from tests.evolution.model_server import KEY, ModelServer
+from tests.evolution.runs import Runs, wait_for
+
+
+@pytest.fixture
+def runs(tmp_path):
+    with ModelServer() as server:
+        yield Runs(tmp_path, server)
+
+
+def test_a_run_says_what_it_does_and_leaves_the_best_program(runs):
+    process = runs.start(runs.overrides(12))
+    out, _ = process.communicate(timeout=120)
+    assert process.returncode == 0, out
+    lines = out.splitlines()
+    assert lines[:3] == [
+        f"models: {runs.server.model}",
+        "budget: $20.00",
+        f"results: {runs.results}",
+    ]
+    assert re.fullmatch(r"generation 12/12  best 0\.\d{4}  time left 0 s  cost \$0\.00", lines[-2])
+    assert lines[-1].startswith(f"best program: {runs.results}/best/main.py (combined score 0.")
+    runs.check_complete(12)
+    check_islands_exchange(runs)
+    # The model sees scores and programs, and never the key.
+    assert any("Combined score" in prompt for prompt in runs.server.prompts)
+    assert not any(KEY in prompt for prompt in runs.server.prompts)
+
+
+def check_islands_exchange(runs):
+    """Programs migrated between the islands, or inspired one on the other island."""
+    moves = [json.loads(row[0] or "[]") for row in runs.rows("migration_history")]
+    ways = {(move["from"], move["to"]) for history in moves for move in history}
+    assert ways & {(0, 1), (1, 0)}
+    island = dict(runs.rows("id, island_idx"))
+    inspired = runs.rows("island_idx, archive_inspiration_ids, top_k_inspiration_ids")
+    assert any(
+        island[other] != home
+        for home, archive, top in inspired
+        for other in json.loads(archive) + json.loads(top)
+    )
+
+
+def test_ctrl_c_ends_at_once_with_the_way_to_go_on(runs):
+    process = runs.start(runs.overrides(50), EVALUATION_SECONDS="30")
+    wait_for(lambda: (runs.results / "gen_0" / "results" / "job_log.out").exists(), process)
+    process.send_signal(signal.SIGINT)
+    out, _ = process.communicate(timeout=10)
+    assert process.returncode == 130
+    assert re.search(rf"interrupted; to go on: python \S*run_evo.py resume={runs.results}\n", out)
+    assert "Traceback" not in out
+    assert runs.orphans() == []
+
+
+def test_killed_runs_go_on_without_losing_or_doubling_a_generation(runs):
+    generations, seed = 8, random.randrange(1000)
+    print(f"seed {seed}")
+    draw = random.Random(seed)
+    process = runs.start(runs.overrides(generations), EVALUATION_SECONDS="0.3")
+    for _ in range(3):
+        while not process.stdout.readline().startswith("results: "):
+            assert process.poll() is None
+        time.sleep(draw.uniform(0, 4))
+        process.kill()
+        process.wait()
+        arguments = [f"resume={runs.results}"]
+        process = runs.start(arguments, EVALUATION_SECONDS="0.3")
+    out, _ = process.communicate(timeout=120)
+    assert process.returncode == 0, out
+    runs.check_complete(generations)
+
+
+def test_the_launcher_does_the_same(runs):
+    process = runs.launch(runs.overrides(5), EVALUATION_SECONDS="0.5")
+    wait_for(lambda: (runs.results / "gen_2").exists(), process)
+    process.kill()
+    process.communicate()
+    process = runs.launch(runs.overrides(5))
+    out, _ = process.communicate(timeout=120)
+    assert process.returncode == 0, out
+    assert re.search(r"resuming after \d generations", out) or "gen_1" in out
+    assert "budget: $20.00" in out
+    assert re.search(r"generation 5/5  best 0\.\d{4}", out)
+    runs.check_complete(5)

@@ -1,0 +1,169 @@
+"""Reading a results folder that ShinkaEvolve's own database code has written."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import sqlite3
+from pathlib import Path
+
+import pytest
+from shinka.database import DatabaseConfig, ProgramDatabase
+
+from eplb.common import UserError
+from eplb.report.database import read_run
+
+
+def their_programs(folder: Path) -> dict:
+    """All programs as ShinkaEvolve itself reads them."""
+    config = DatabaseConfig(db_path=str(folder / "programs.sqlite"))
+    database = ProgramDatabase(config, embedding_model="", read_only=True)
+    programs = {p.id: p for p in database.get_all_programs()}
+    database.close()
+    return programs
+
+
+def test_every_field_is_what_shinka_reads(finished_run: Path, tmp_path: Path) -> None:
+    theirs = their_programs(shutil.copytree(finished_run, tmp_path / "copy"))
+    ours = {p.id: p for p in read_run(finished_run).programs}
+    assert ours.keys() == theirs.keys() and len(ours) == 32
+    for identity, mine in ours.items():
+        other = theirs[identity]
+        assert (mine.code, mine.parent_id, mine.generation, mine.timestamp) == (
+            (other.code, other.parent_id, other.generation, other.timestamp)
+        )
+        assert mine.inspirations == tuple(
+            dict.fromkeys(other.archive_inspiration_ids + other.top_k_inspiration_ids)
+        )
+        assert mine.correct == other.correct
+        assert mine.score == (other.combined_score if other.correct else None)
+        assert (mine.public, mine.metadata) == (other.public_metrics, other.metadata)
+        assert (mine.island, mine.feedback) == (other.island_idx, other.text_feedback.strip())
+        moves = [(m["generation"], m["from"], m["to"]) for m in other.migration_history]
+        assert [(m.generation, m.source, m.target) for m in mine.migrations] == moves
+    assert any(p.migrations for p in ours.values()), "the run must have migrated"
+
+
+def test_failures_and_side_files(finished_run: Path) -> None:
+    run = read_run(finished_run)
+    assert set(run.reasons) == {3, 10, 17, 24}
+    assert run.reasons[3] == "logcnt: layer 3, expert 7 claims 2"
+    assert [(f.generation, f.model) for f in run.failed_proposals] == [(31, "model-1")]
+    assert [(e.generation, e.reason) for e in run.failed_edits] == [(31, "SEARCH text not found")]
+    assert not run.unfinished and not run.damaged
+
+
+def test_reading_leaves_the_folder_as_it_was(finished_run: Path) -> None:
+    before = {path: path.stat().st_mtime_ns for path in finished_run.rglob("*")}
+    read_run(finished_run)
+    assert {path: path.stat().st_mtime_ns for path in finished_run.rglob("*")} == before
+
+
+def test_reads_while_a_run_is_writing(recorder) -> None:
+    run = recorder()
+    run.add(0, combined_score=0.25)
+    writer = run.database.conn
+    writer.execute("BEGIN IMMEDIATE")
+    writer.execute("UPDATE programs SET combined_score = 0.5")
+    seen = read_run(run.folder)
+    assert seen.unfinished
+    assert {p.score for p in seen.programs} == {0.25}, "what is not committed is not there yet"
+    writer.commit()
+    assert {p.score for p in read_run(run.folder).programs} == {0.5}
+
+
+def test_numbers_that_are_none_count_as_missing(recorder) -> None:
+    run = recorder(num_islands=1)
+    run.add(0, combined_score=0.5, public_metrics={"balancedness_score": 0.8, "call_ms": 2})
+    run.add(1, combined_score=float("inf"), public_metrics={"call_ms": float("nan")})
+    run.add(2, combined_score=float("nan"), public_metrics={"call_ms": -1})
+    run.add(3, combined_score=0.1, public_metrics={"call_ms": "fast", "balancedness_score": True})
+    programs = read_run(run.folder).programs
+    assert [p.score for p in programs] == [0.5, None, None, 0.1]
+    assert [p.milliseconds for p in programs] == [2.0, None, None, None]
+    assert [p.balancedness for p in programs] == [0.8, None, None, None]
+
+
+@pytest.mark.parametrize("column", ["public_metrics", "metadata", "migration_history"])
+@pytest.mark.parametrize("content", ["{", "7", '"text"', "[" * 100_000])
+def test_damaged_fields_are_counted(recorder, column: str, content: str) -> None:
+    run = recorder(num_islands=1)
+    run.add(0, combined_score=0.5)
+    run.database.conn.execute(f"UPDATE programs SET {column} = ?", (content,))
+    run.database.conn.commit()
+    seen = read_run(run.folder)
+    assert seen.damaged == 1 and seen.programs[0].score == 0.5
+
+
+def test_text_that_is_not_utf8(recorder) -> None:
+    run = recorder(num_islands=1)
+    run.add(0)
+    run.database.conn.execute("UPDATE programs SET code = CAST(x'61ff62' AS TEXT)")
+    run.database.conn.commit()
+    assert read_run(run.folder).programs[0].code == "a\ufffdb"
+
+
+def test_side_files_that_are_not_whole(finished_run: Path, tmp_path: Path) -> None:
+    folder = shutil.copytree(finished_run, tmp_path / "copy")
+    (folder / "gen_3/results/correct.json").write_text('{"correct": fal')
+    (folder / "gen_10/results/correct.json").write_text(json.dumps(["error"]))
+    (folder / "gen_17/results/correct.json").unlink()
+    assert read_run(folder).reasons == {
+        3: "",
+        10: "",
+        17: "",
+        24: read_run(finished_run).reasons[24],
+    }
+
+
+def refuse(folder: Path, *words: str) -> None:
+    with pytest.raises(UserError) as refused:
+        read_run(folder)
+    for word in words:
+        assert word in str(refused.value)
+
+
+def test_folders_that_are_no_results(tmp_path: Path, recorder) -> None:
+    refuse(tmp_path / "nowhere", "nowhere", "does not exist")
+    (tmp_path / "file").write_text("")
+    refuse(tmp_path / "file", "not a folder")
+    (tmp_path / "empty").mkdir()
+    refuse(tmp_path / "empty", "no programs.sqlite", "not a results folder")
+    recorder("inner").add(0)
+    refuse(tmp_path, "1 results folders", str(tmp_path / "inner"))
+
+
+def test_databases_that_are_none(tmp_path: Path, recorder) -> None:
+    (tmp_path / "noise").mkdir()
+    (tmp_path / "noise/programs.sqlite").write_bytes(b"not a database at all" * 400)
+    refuse(tmp_path / "noise", "programs.sqlite", "not a database")
+    (tmp_path / "zero").mkdir()
+    (tmp_path / "zero/programs.sqlite").touch()
+    refuse(tmp_path / "zero", "no such table")
+    (tmp_path / "other").mkdir()
+    with sqlite3.connect(tmp_path / "other/programs.sqlite") as other:
+        other.execute("CREATE TABLE programs (id TEXT)")
+    refuse(tmp_path / "other", "no such column")
+    refuse(recorder().folder, "holds no program yet", "wait")
+
+
+def test_truncated_database(finished_run: Path, tmp_path: Path) -> None:
+    folder = shutil.copytree(finished_run, tmp_path / "copy")
+    whole = (folder / "programs.sqlite").read_bytes()
+    (folder / "programs.sqlite").write_bytes(whole[: len(whole) // 2])
+    refuse(folder, "programs.sqlite")
+
+
+def test_numbers_of_the_wrong_type(recorder) -> None:
+    run = recorder(num_islands=1)
+    run.add(0)
+    run.database.conn.execute("UPDATE programs SET generation = 'zero'")
+    run.database.conn.commit()
+    refuse(run.folder, "programs.sqlite", "zero")
+
+
+def test_a_folder_whose_name_sqlite_would_read_otherwise(
+    finished_run: Path, tmp_path: Path
+) -> None:
+    folder = shutil.copytree(finished_run, tmp_path / "a?mode=rw#b%20c")
+    assert len(read_run(folder).programs) == 32

@@ -1,0 +1,73 @@
+"""Loads, balancedness and migrations: `pytest tests/test_loads.py`."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from eplb.loads import balancedness, gpu_loads, migrated_experts, slot_loads
+from eplb.placement import ExpertPlacement
+from tests.strategies import deployments, random_loads, random_phy2log, seeds
+
+
+@settings(deadline=None, max_examples=60)
+@given(deployments(), st.integers(1, 3), st.integers(1, 3), seeds)
+def test_loads_are_those_of_a_slow_reimplementation(drawn, layers, records, seed):
+    deployment, experts = drawn
+    load = random_loads(seed, records, layers, experts)
+    phy2log = random_phy2log(seed, layers, deployment.num_replicas, experts)
+    placement = ExpertPlacement.from_phy2log(phy2log, experts)
+    by_slot = slot_loads(load, placement)
+    by_gpu = gpu_loads(load, placement, deployment.num_gpus)
+    for record in range(records):
+        for layer in range(layers):
+            gpus = [0.0] * deployment.num_gpus
+            row = phy2log[layer].tolist()
+            for slot, expert in enumerate(row):
+                share = load[record, layer, expert] / row.count(expert)
+                assert by_slot[record, layer, slot] == pytest.approx(share)
+                gpus[slot // deployment.slots_per_gpu] += share
+            assert by_gpu[record, layer].tolist() == pytest.approx(gpus)
+    # No token is lost or made.
+    assert by_gpu.sum() == pytest.approx(load.sum())
+
+
+@settings(deadline=None, max_examples=60)
+@given(seeds, st.integers(1, 4), st.integers(1, 6))
+def test_balancedness_is_that_of_a_slow_reimplementation(seed, layers, units):
+    loads = random_loads(seed, layers, units).astype(float)
+    hottest = sum(max(row) for row in loads.tolist())
+    mean = sum(sum(row) / units for row in loads.tolist())
+    expected = mean / hottest if hottest else 1.0
+    assert balancedness(loads) == pytest.approx(expected)
+    assert 0 < balancedness(loads) <= 1 + 1e-12
+
+
+def test_balancedness_sums_over_layers_and_takes_no_mean_of_ratios():
+    loads = np.array([[10.0, 10.0], [300.0, 100.0]])
+    assert balancedness(loads) == pytest.approx((10 + 200) / (10 + 300))
+
+
+def test_no_load_is_perfectly_balanced():
+    assert balancedness(np.zeros((3, 4))) == 1.0
+    assert balancedness(np.array([[0.0, 0.0], [1.0, 3.0]])) == pytest.approx(2 / 3)
+
+
+@settings(deadline=None, max_examples=60)
+@given(deployments(), st.integers(1, 3), seeds, seeds)
+def test_migrations_are_those_of_a_slow_reimplementation(drawn, layers, seed, other):
+    deployment, experts = drawn
+    slots = deployment.slots_per_gpu
+    before, after = (
+        random_phy2log(s, layers, deployment.num_replicas, experts) for s in (seed, other)
+    )
+    fetched = 0
+    for old, new in zip(before.tolist(), after.tolist(), strict=True):
+        for gpu in range(deployment.num_gpus):
+            part = slice(gpu * slots, (gpu + 1) * slots)
+            fetched += len(set(new[part]) - set(old[part]))
+    placements = [ExpertPlacement.from_phy2log(p, experts) for p in (before, after)]
+    assert migrated_experts(*placements, deployment.num_gpus) == pytest.approx(fetched / layers)
+    assert migrated_experts(placements[0], placements[0], deployment.num_gpus) == 0

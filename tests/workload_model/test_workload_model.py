@@ -1,0 +1,293 @@
+"""The synthetic workload model and its calibration.
+
+Run: python -m pytest tests/workload_model/test_workload_model.py
+"""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+import initial
+from eplb.bench import trace_figures as figures
+from eplb.bench.calibration import Row, calibration, report
+from eplb.bench.calibration import main as calibrate
+from eplb.bench.policies import global_policy, hierarchical_policy
+from eplb.common import UserError
+from eplb.placement import Deployment, ExpertPlacement, node_locality
+from eplb.trace import Trace, read_trace
+from eplb.workload_model import PRESETS, WorkloadModel, generate
+from eplb.workload_model.__main__ import main
+
+EMBEDDED = Path(__file__).parents[2] / "expert-load.json"
+TINY = PRESETS["tiny"]
+
+
+@pytest.fixture(scope="module")
+def embedded() -> Trace:
+    return read_trace(EMBEDDED)
+
+
+def test_embedded_trace_is_what_the_command_writes(tmp_path):
+    """Twice the same bytes, and those that are committed."""
+    again = tmp_path / "again.json"
+    assert main(["--output", str(again)]) == 0
+    assert again.stat().st_size <= 10_000_000
+    digests = {hashlib.sha256(path.read_bytes()).hexdigest() for path in (again, EMBEDDED)}
+    assert len(digests) == 1
+
+
+def test_embedded_trace_describes_itself(embedded):
+    model = PRESETS["deepseek-v3"]
+    assert embedded.loads.shape == (120, 58, 256)
+    assert embedded.header == model.header
+    assert "synthetic" in embedded.header.source
+    assert (embedded.header.rebalance_interval, embedded.header.top_k) == (10, 8)
+    assert embedded.windows().shape == (12, 58, 256)
+
+
+def test_calibration_holds_for_the_embedded_trace(embedded):
+    text, good = report(embedded)
+    assert good, text
+
+
+def test_calibration_fails_for_another_workload():
+    text, good = report(generate(replace(PRESETS["stationary"], seed=1)))
+    assert not good
+    assert "OUT OF BOUNDS" in text
+
+
+def test_windows_of_requests_are_noisy_and_do_not_drift():
+    windows = generate(replace(PRESETS["requests"], layers=8)).windows()
+    change = PRESETS["requests"].regime_window
+
+    def correlation(apart):
+        pairs = [(i, i + apart) for i in range(len(windows) - apart)]
+        same = [pair for pair in pairs if (pair[0] < change) == (pair[1] < change)]
+        return np.mean(
+            [
+                np.corrcoef(a, b)[0, 1]
+                for i, j in same
+                for a, b in zip(windows[i], windows[j], strict=True)
+            ]
+        )
+
+    assert 0.8 < correlation(1) < 0.9
+    assert abs(correlation(5) - correlation(1)) < 0.03
+
+
+def test_calibration_needs_the_published_shape():
+    with pytest.raises(UserError, match="12 x 58 x 256"):
+        calibration(generate(TINY))
+
+
+def test_rows_judge_every_value_they_show():
+    def within(target, values, **kwargs):
+        return Row("", target, np.array(values), **kwargs).within
+
+    assert within((10, 10), [9.0]) and within((10, 10), [11.0])
+    assert not within((10, 10), [8.9]) and not within((10, 10), [11.1])
+    assert within((5, 8), [4.5, 8.8]) and not within((5, 8), [4.4, 6])
+    assert within((0.3, 0.3), [0.329], ratio=True) and not within((0.3, 0.3), [0.34], ratio=True)
+
+
+def any_model() -> st.SearchStrategy[WorkloadModel]:
+    return st.builds(
+        lambda groups, size, share, **rest: WorkloadModel(
+            num_groups=groups, experts=groups * size, top_k=max(1, round(share * groups * size)),
+            **rest,
+        ),
+        groups=st.integers(1, 4),
+        size=st.integers(1, 8),
+        share=st.floats(0, 1),
+        layers=st.integers(1, 3),
+        windows=st.integers(1, 4),
+        records_per_window=st.integers(1, 3),
+        tokens_per_record=st.integers(1, 3000),
+        skew=st.floats(0, 2),
+        group_skew=st.floats(0, 1),
+        specialisation=st.floats(0, 1),
+        domains=st.integers(1, 3),
+        drift=st.floats(0, 1),
+        burstiness=st.floats(0, 2),
+        regime_window=st.none() | st.integers(0, 5),
+        seed=st.integers(0, 2**32),
+    )  # fmt: skip
+
+
+@settings(deadline=None, max_examples=60)
+@given(model=any_model())
+def test_tokens_add_up_for_every_shape(model):
+    """Every token meets top_k different experts in every layer of a record."""
+    loads = generate(model).loads
+    assert loads.shape == (model.records, model.layers, model.experts)
+    assert loads.dtype == np.int64
+    total = loads.sum(axis=2)
+    tokens = total[:, :1] // model.top_k
+    assert (total == tokens * model.top_k).all()
+    assert (tokens > 0).all()
+    assert (loads >= 0).all()
+    assert (loads <= tokens[:, :, None]).all()
+
+
+@pytest.mark.parametrize("name", sorted(PRESETS))
+def test_presets(name):
+    """Every preset works; the large ones are cut short here."""
+    model = replace(PRESETS[name], windows=2, records_per_window=1)
+    assert generate(model).loads.shape == (2, model.layers, model.experts)
+
+
+@pytest.mark.parametrize(
+    ("name", "shape"),
+    [
+        ("deepseek-v3", (58, 256, 8, 8)),
+        ("qwen3-235b", (94, 128, 1, 8)),
+        ("kimi-k2", (60, 384, 1, 8)),
+    ],
+)
+def test_shapes_of_real_models(name, shape):
+    model = PRESETS[name]
+    assert (model.layers, model.experts, model.num_groups, model.top_k) == shape
+
+
+def test_seeds_differ_and_repeat():
+    one, again, other = generate(TINY), generate(TINY), generate(replace(TINY, seed=1))
+    assert np.array_equal(one.loads, again.loads)
+    assert not np.array_equal(one.loads, other.loads)
+
+
+def test_random_numbers_are_fixed():
+    """The bytes of a trace rest on these; numpy promises its raw PCG64 words, nothing else."""
+    loads = generate(TINY).loads
+    assert hashlib.sha256(loads.astype("<i8").tobytes()).hexdigest() == TINY_SHA256
+
+
+TINY_SHA256 = "b2b1d2503f879636b3a6342387400d7dccb58a5b1a72c2fe52edfca2eeaafd25"
+
+
+def windows_of(**changes) -> np.ndarray:
+    model = replace(PRESETS["deepseek-v3"], layers=12, **changes)
+    return generate(model).windows().astype(float)
+
+
+def test_regime_change_and_stationarity():
+    """The mixture changes once, at the window that was asked for, or never."""
+    for regime in (3, 6):
+        loads = windows_of(regime_window=regime, shifts=())
+        pairs = figures.correlation(loads[:-1], loads[1:])
+        assert pairs.argmin() == regime - 1
+        assert pairs[regime - 1] < 0.5 < np.delete(pairs, regime - 1).min()
+    loads = windows_of(regime_window=None, shifts=())
+    assert figures.correlation(loads[:-1], loads[1:]).min() > 0.8
+
+
+def test_parameters_do_what_they_say():
+    calm = {"regime_window": None, "shifts": ()}
+    plain = windows_of(**calm)
+
+    def skew(loads):
+        return figures.variation(loads).mean()
+
+    assert skew(windows_of(**calm, skew=1.2)) > 1.2 * skew(plain)
+    groups = figures.unit_imbalance(windows_of(**calm, group_skew=1.0), 8).mean()
+    assert groups > 1.2 * figures.unit_imbalance(plain, 8).mean()
+    drifting = windows_of(**calm, memory=1.0)
+    assert figures.over_poisson(drifting).mean() > 1.5 * figures.over_poisson(plain).mean()
+
+
+def test_bursts_show_between_records_of_a_window():
+    def roughness(burstiness):
+        model = replace(PRESETS["deepseek-v3"], layers=8, windows=3, burstiness=burstiness)
+        return figures.over_poisson(generate(model).loads.astype(float)).mean()
+
+    assert roughness(1.0) > 1.5 * roughness(0.0)
+
+
+@settings(deadline=None, max_examples=30)
+@given(
+    shape=st.sampled_from([(8, 4, 2, 4), (16, 4, 4, 8), (12, 3, 3, 3), (8, 1, 1, 4), (8, 2, 1, 2)]),
+    spare=st.integers(0, 3),
+    data=st.data(),
+)
+def test_policies_are_those_of_the_seed(shape, spare, data):
+    """Against the seed program: the same policy gives the same replicas and the same loads."""
+    experts, groups, nodes, gpus = shape
+    deployment = Deployment(-(-experts // gpus) * gpus + spare * gpus, groups, nodes, gpus)
+    deployment.check(experts)
+    # Roots of primes, whose sums all differ too: how ties are broken is nobody's policy.
+    primes = [2, 3, 5, 7, 11, 13, 17, 19, 23, 29, 31, 37, 41, 43, 47, 53][:experts]
+    orders = data.draw(st.lists(st.permutations(primes), min_size=2, max_size=2))
+    weight = np.sqrt(np.array(orders, dtype=float))
+    for policy, args in (
+        (hierarchical_policy, (groups, nodes)),
+        (global_policy, (1, 1)),
+    ):
+        phy2log = policy(weight, deployment)
+        expected, _, logcnt = initial.run_eplb(
+            torch.tensor(weight), deployment.num_replicas, *args, gpus
+        )
+        ours = ExpertPlacement.from_phy2log(phy2log, experts)
+        assert np.array_equal(ours.logcnt, logcnt.numpy())
+        if policy is hierarchical_policy:
+            assert node_locality(phy2log, experts, deployment) == 1
+        load = np.take_along_axis(weight / ours.logcnt, phy2log, axis=1).reshape(2, gpus, -1)
+        seeds = np.take_along_axis(weight / ours.logcnt, expected.numpy(), axis=1).reshape(
+            2, gpus, -1
+        )
+        assert np.allclose(np.sort(load.sum(axis=2)), np.sort(seeds.sum(axis=2)), rtol=1e-4)
+
+
+def test_figures_on_a_case_worked_by_hand():
+    loads = np.array([[[4.0, 2.0, 1.0, 1.0]], [[1.0, 1.0, 2.0, 4.0]]])
+    assert figures.imbalance(loads).tolist() == [[1.0], [1.0]]
+    assert figures.unit_imbalance(loads, 2).tolist() == [[0.5], [0.5]]
+    assert figures.sorted_relative(loads)[0, 0].tolist() == [2.0, 1.0, 0.5, 0.5]
+    assert figures.hottest_share(loads, 0.25).tolist() == [[0.5], [0.5]]
+    differences = np.abs(loads[0, 0][:, None] - loads[0, 0])
+    assert figures.gini(loads)[0, 0] == pytest.approx(differences.mean() / 2 / loads[0, 0].mean())
+    assert figures.hill(loads, 0.5)[0, 0] == pytest.approx(2 / (np.log(4) + np.log(2)))
+    assert figures.correlation(loads[0], loads[0]) == pytest.approx(1)
+    assert figures.over_poisson(loads)[0] == pytest.approx((9 + 1 + 1 + 9) / 16)
+
+
+@pytest.mark.parametrize(
+    ("changes", "says"),
+    [
+        ({"layers": 0}, "layers is 0"),
+        ({"experts": 30, "num_groups": 4}, "num_groups 4 does not divide"),
+        ({"top_k": 1000}, "top_k 1000"),
+        ({"drift": 1.5}, "drift is 1.5"),
+    ],
+)
+def test_impossible_models(changes, says):
+    with pytest.raises(UserError, match=says):
+        generate(replace(TINY, **changes))
+
+
+def test_command_writes(tmp_path):
+    path = tmp_path / "t.json"
+    assert main(["--output", str(path), "--preset", "tiny", "--seed", "5"]) == 0
+    assert read_trace(path).header.seed == 5
+    assert np.array_equal(read_trace(path).loads, generate(replace(TINY, seed=5)).loads)
+
+
+def test_calibration_command_reports(tmp_path, capsys):
+    assert calibrate(["--trace", str(EMBEDDED)]) == 0
+    assert " 0 out" in capsys.readouterr().out
+    assert calibrate(["--preset", "stationary"]) == 1
+    assert "OUT OF BOUNDS" in capsys.readouterr().out
+    with pytest.raises(UserError, match="does not exist"):
+        calibrate(["--trace", str(tmp_path / "none.json")])
+
+
+def test_command_needs_somewhere_to_write():
+    with pytest.raises(SystemExit) as caught:
+        main([])
+    assert caught.value.code == 2
