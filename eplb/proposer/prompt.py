@@ -1,8 +1,8 @@
 """Reading what ShinkaEvolve asks: the prompt file of its ``headless/`` provider.
 
-Covered: requests for a diff, a full rewrite, a crossover, a fix, the three steps of its meta
-summaries, and a novelty judgement, and second attempts at these. Not covered: writing a first
-program and rewriting the system prompt, which need language.
+Covered: requests for a diff, a full rewrite, a crossover and a fix, and second attempts at these.
+Not covered: a first program, summaries, judgements of novelty and new system prompts, which need
+language and which the configuration asks no offline proposer for.
 """
 
 from __future__ import annotations
@@ -15,16 +15,10 @@ from typing import NamedTuple
 from eplb.common import UserError
 
 DIFF, FULL, CROSS, FIX = "diff", "full", "cross", "fix"
-SUMMARY, INSIGHTS, RECOMMENDATIONS, NOVELTY = "summary", "insights", "recommendations", "novelty"
-META = (SUMMARY, INSIGHTS, RECOMMENDATIONS)
 
 # A phrase of the system text that only this request has. The order matters: a task message may
 # quote anything, but the format instructions of an edit are appended last and are specific.
 _PHRASES = (
-    (NOVELTY, "determining if two code"),
-    (SUMMARY, "You are an expert programming assistant analyzing an individual program"),
-    (INSIGHTS, "You are an expert programming assistant analyzing specific program"),
-    (RECOMMENDATIONS, "You are an expert programming assistant generating actionable"),
     (FIX, "You are debugging and fixing"),
     (CROSS, "I.e. perform crossover"),
     (DIFF, "exact SEARCH/REPLACE diff format"),
@@ -55,14 +49,14 @@ class Request(NamedTuple):
 
     kind: one of the constants above
     task: the user message that states the task; on a second attempt it stands in the history
-    parent: the program to work on (edits), to summarise (meta), or the proposed one (novelty)
+    parent: the program to work on
     inspirations: other programs in the prompt, best first
     tried: our earlier answers to this request, where it is a second attempt
     """
 
     kind: str
     task: str
-    parent: Listing | None
+    parent: Listing
     inspirations: list[Listing]
     tried: list[str]
 
@@ -101,23 +95,12 @@ def read_request(prompt: Prompt) -> Request:
     """Recognise the request and take its programs out; raises `UserError` where that fails."""
     kind = next((kind for kind, phrase in _PHRASES if phrase in prompt.system), None)
     if kind is None:
-        raise UserError(
-            "the prompt asks for nothing known: a diff, a rewrite, a summary, a judgement"
-        )
+        raise UserError("the prompt asks for nothing known: a diff, a rewrite, a crossover, a fix")
     task = prompt.user
     tried = [message["content"] for message in prompt.history if message.get("role") == "assistant"]
     if _RETRY.match(prompt.user.lstrip()):
         asked = [message["content"] for message in prompt.history if message.get("role") == "user"]
         task = next((text for text in asked if not _RETRY.match(text.lstrip())), "")
-    if kind in META:
-        parent = _after(task, ("# Current Best Program\n", "# Program to Analyze\n"))
-        return Request(kind, task, parent, [], tried)
-    if kind == NOVELTY:
-        existing = _after(task, ("**EXISTING CODE:**\n",))
-        proposed = _after(task, ("**PROPOSED CODE:**\n",))
-        if existing is None or proposed is None:
-            raise UserError("the prompt asks to compare two programs and does not hold both")
-        return Request(kind, task, proposed, [existing], tried)
     parent = _after(task, ("# Incorrect Program to Fix\n", "# Current program\n"))
     if parent is None:
         raise UserError("the prompt asks for an edit and holds no program to work on")

@@ -12,12 +12,9 @@ import random
 from eplb.common import UserError
 from eplb.proposer import grafting, mutations, prompt, simplifications
 from eplb.proposer.answers import diff_answer, full_answer, headed, without_blank_lines
-from eplb.proposer.fixing import repair
 from eplb.proposer.mutations import Change, Sources
-from eplb.proposer.novelty import judge
 from eplb.proposer.parts import read_catalogue
 from eplb.proposer.program import Program, meaning
-from eplb.proposer.summaries import summarise
 
 # How often each operator is drawn where it applies. Trying other methods pays most by far; numbers
 # and conditions matter once the methods are found.
@@ -31,7 +28,7 @@ WEIGHTS = {
     simplifications.simplify: 1.5,
 }
 # Chance that one more operator follows, by the kind of request: a full rewrite goes further.
-ONE_MORE = {prompt.DIFF: 0.4, prompt.FULL: 0.6, prompt.CROSS: 0.3}
+ONE_MORE = {prompt.DIFF: 0.4, prompt.FULL: 0.6, prompt.CROSS: 0.3, prompt.FIX: 0.6}
 ATTEMPTS = 200
 
 
@@ -46,29 +43,22 @@ def answer(text: str, seed: int, repeat: int = 0) -> str:
     request = prompt.read_request(prompt.read_prompt(text))
     digest = hashlib.sha256(f"{seed}\n{repeat}\n{text}".encode()).digest()
     rng = random.Random(int.from_bytes(digest[:8], "big"))
-    if request.kind == prompt.NOVELTY:
-        return judge(request.inspirations[0].text, request.parent.text)
-    if request.kind in prompt.META:
-        return summarise(request, read_catalogue())
     return propose(request, rng)
 
 
 def propose(request: prompt.Request, rng: random.Random) -> str:
-    """Propose an edit of the request's program, in the form that is asked for."""
+    """Propose an edit of the request's program, in the form that is asked for.
+
+    A fix, asked for while no program has passed, is an edit like the others: trying other methods
+    is all that can be done for a program that fails without knowing why.
+    """
+    parent = _parent(request.parent)
     donors = [program for program in map(_parsed, request.inspirations) if program]
     sources = Sources(read_catalogue(), donors)
-    known = {meaning(program.tree) for program in donors}
+    known = {meaning(program.tree) for program in (parent, *donors)}
     tried = "\n".join(map(without_blank_lines, request.tried))
-    parent = None
-    if request.kind != prompt.FIX:
-        parent = _parent(request.parent)
-        known.add(meaning(parent.tree))
     for _ in range(ATTEMPTS):
-        if parent is None:
-            error = request.task.partition("## Error Information")[2]
-            change = repair(request.parent.text, error, rng, sources)
-        else:
-            change = _draw(parent, request.kind, rng, sources)
+        change = _draw(parent, request.kind, rng, sources)
         if change is None or meaning(change.program.tree) in known:
             continue
         if request.kind == prompt.DIFF:

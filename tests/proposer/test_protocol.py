@@ -4,13 +4,10 @@ from __future__ import annotations
 
 import ast
 import random
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
-from shinka.core.novelty_judge import NoveltyJudge
 from shinka.core.sampler import PromptSampler
-from shinka.core.summarizer import MetaSummarizer
 from shinka.database import Program as Individual
 from shinka.edit.apply_diff import apply_diff_patch
 from shinka.edit.apply_full import apply_full_patch
@@ -19,7 +16,7 @@ from shinka.llm.providers.headless import _parse_stdout, _render_prompt
 
 from eplb.common import UserError
 from eplb.proposer import prompt
-from eplb.proposer.program import Program, meaning
+from eplb.proposer.program import meaning
 from eplb.proposer.propose import answer
 from tests.proposer.programs import FOREIGN, OTHER_NAMES, POOL, SEED, outside
 from tests.proposer.test_operators import walked
@@ -169,40 +166,21 @@ def fix_prompt(code, stderr="", ancestors=()):
     return sampler.sample_fix(broken, list(ancestors))[:2]
 
 
-@pytest.mark.parametrize(
-    ("broken", "stderr"),
-    [
-        (SEED.replace("    return phy2log, logcnt\n\n\ndef reb", "    return (\n\n\ndef reb"), ""),
-        (SEED.replace("    rows, items = weight.shape", "    rows, items = = 3"), "SyntaxError"),
-    ],
-)
-def test_fix_makes_a_broken_program_parse(broken, stderr):
-    with pytest.raises(SyntaxError):
-        ast.parse(broken)
-    system, user = fix_prompt(broken, stderr)
-    child = applied("full", through_headless(system, user), broken)
-    ast.parse(child)
-    assert outside(child) == outside(broken) and "def run_eplb" in child
-
-
-def test_fix_defines_a_missing_name():
-    broken = SEED.replace(
-        "    layers, slots = phy2log.shape", "    layers, slots = np.shape(phy2log)"
-    )
-    system, user = fix_prompt(broken, "NameError: name 'np' is not defined")
-    child = applied("full", through_headless(system, user), broken)
-    assert "import numpy as np" in child
-    compile(child, "child", "exec")
-
-
-def test_fix_replaces_the_function_that_the_error_names():
-    replaced = 0
+def test_a_fix_tries_other_methods():
+    broken = SEED.replace("    return phy2log, logcnt\n", "    return phy2log, missing\n", 1)
+    swapped = 0
     for seed in range(6):
-        system, user = fix_prompt(SEED, '  File "x", line 3, in slots_by_expert\nIndexError')
-        child = applied("full", through_headless(system, user, seed=seed), SEED)
-        old, new = Program(SEED).functions(), Program(child).functions()
-        replaced += ast.dump(old["slots_by_expert"]) != ast.dump(new["slots_by_expert"])
-    assert replaced >= 3
+        system, user = fix_prompt(broken, "NameError: name 'missing' is not defined")
+        child = applied("full", through_headless(system, user, seed=seed), broken)
+        check_child(broken, child)
+        swapped += "missing" not in child
+    assert swapped > 0
+
+
+def test_text_that_does_not_parse_cannot_be_fixed():
+    system, user = fix_prompt(SEED.replace("    rows, items = weight.shape", "    rows = = 3"))
+    with pytest.raises(UserError, match="does not parse: invalid syntax"):
+        through_headless(system, user)
 
 
 def test_second_fix_attempt():
@@ -214,64 +192,6 @@ def test_second_fix_attempt():
         "Try again with a different approach."
     )
     check_child(SEED, applied("full", through_headless(system, retry, history), SEED))
-
-
-class Model:
-    """Stands where ShinkaEvolve has a language model; asks the proposer."""
-
-    def __init__(self):
-        self.answers = []
-
-    def get_kwargs(self):
-        return {}
-
-    def query(self, msg, system_msg, llm_kwargs=None, msg_history=()):
-        self.answers.append(through_headless(system_msg, msg, msg_history))
-        return SimpleNamespace(content=self.answers[-1], cost=0.0)
-
-    def batch_kwargs_query(self, num_samples, msg, system_msg):
-        assert num_samples == len(msg)
-        return [self.query(one, system_msg) for one in msg]
-
-
-def test_meta_summaries_in_three_steps():
-    model = Model()
-    summarizer = MetaSummarizer(meta_llm_client=model, use_text_feedback=True)
-    programs = walked("seed", 5, 6)
-    for number, program in enumerate(programs):
-        one = individual(program.text, number / 10, generation=number)
-        one.metadata = {"patch_name": "step"}
-        summarizer.add_evaluated_program(one)
-    recommendations, *_ = summarizer.update_meta_memory(individual(programs[-1].text, 0.9))
-    assert len(model.answers) == len(programs) + 2
-    assert model.answers[0].startswith("**Program Name: ") and "0.00" in model.answers[0]
-    assert "## Successful Algorithmic Patterns" in summarizer.meta_scratch_pad
-    assert "## Performance Analysis" in summarizer.meta_scratch_pad
-    assert f"{len(programs)} programs, best 0.{len(programs) - 1}0." in summarizer.meta_scratch_pad
-    lines = recommendations.split("\n")
-    assert [line.split(". ")[0] for line in lines] == [str(n + 1) for n in range(len(lines))]
-    assert len(lines) == summarizer.max_recommendations
-
-
-@pytest.mark.parametrize(
-    ("old", "new", "novel"),
-    [
-        ("slot = gpu *", "slot = gpu *", False),
-        ("heaviest_first", "order", False),
-        ("    # Stage 1", "    # Another comment", False),
-        ('"""List the slots', '"""Tell the slots', False),
-        ("(weight, num_packs):", "(weight: object, num_packs: int) -> tuple:", False),
-        ("capacity == 1", "capacity == 2", True),
-        ("descending=True", "descending=False", True),
-        ("argmax", "argmin", True),
-    ],
-)
-def test_novelty_judgement(old, new, novel):
-    assert old in SEED
-    judge = NoveltyJudge(novelty_llm_client=Model())
-    judged, explanation, cost = judge.check_llm_novelty(SEED.replace(old, new), individual(SEED))
-    assert judged is novel and cost == 0.0
-    assert explanation.startswith("NOVEL" if novel else "NOT_NOVEL")
 
 
 @pytest.mark.parametrize(
@@ -289,7 +209,7 @@ def test_novelty_judgement(old, new, novel):
         ),
         (
             _render_prompt(msg="x", system_msg="determining if two code", msg_history=[]),
-            "two programs",
+            "nothing known",
         ),
     ],
 )
