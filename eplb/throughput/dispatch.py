@@ -1,0 +1,91 @@
+"""How an engine splits an expert's tokens among its replicas, and the loads that follow.
+
+A rule gives the share of an expert's tokens that each of its replicas gets. ``even``, ``nearest``
+and ``by_rank`` know only where tokens come from; recorded counts do not say, so every GPU is taken
+to send each expert the same number. ``lp`` knows the loads. Everything here is numpy in float64.
+Not covered: what the choice itself costs, and how the links are loaded.
+
+    even      every replica the same: vLLM, TensorRT-LLM, SGLang's ``dynamic``
+    nearest   the replica on the sender's GPU, else the first one on its node, else every replica
+              the same: SGLang's ``static`` (`expert_location.py` of 0.5.12)
+    by_rank   replica number (rank mod replicas), in the order of slots: vllm-ascend
+    lp        fractions that leave the hottest GPU as few tokens as can be: SGLang's ``lp``, LPLB
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from eplb.placement import Deployment, ExpertPlacement
+
+RULES = ("even", "nearest", "by_rank", "lp")
+
+
+def gpu_loads(
+    load: np.ndarray, placement: ExpertPlacement, deployment: Deployment, rule: str = "even"
+) -> np.ndarray:
+    """[..., layers, num_gpus] float64: tokens per GPU, from ``load`` [..., layers, experts]."""
+    slots = slot_loads(load, placement, deployment, rule)
+    return slots.reshape(*slots.shape[:-1], deployment.num_gpus, -1).sum(axis=-1)
+
+
+def slot_loads(
+    load: np.ndarray, placement: ExpertPlacement, deployment: Deployment, rule: str = "even"
+) -> np.ndarray:
+    """[..., layers, slots] float64: tokens per slot, from ``load`` [..., layers, experts]."""
+    if rule == "lp":
+        from eplb.throughput.flow import lp_shares
+
+        share = lp_shares(load, placement, deployment.num_gpus)
+    else:
+        share = _SHARES[rule](placement, deployment)
+    slots = np.broadcast_to(placement.phy2log, (*load.shape[:-1], placement.phy2log.shape[-1]))
+    return np.take_along_axis(load, slots, axis=-1) * share
+
+
+def _even(placement: ExpertPlacement, deployment: Deployment) -> np.ndarray:
+    return 1.0 / np.take_along_axis(placement.logcnt, placement.phy2log, axis=1)
+
+
+def _nearest(placement: ExpertPlacement, deployment: Deployment) -> np.ndarray:
+    """Senders on the slot's GPU, those of its node without a replica, those of nodes without."""
+    gpus, nodes = deployment.num_gpus, deployment.num_nodes
+    layers, slots = placement.phy2log.shape
+    slot = np.arange(slots)
+    gpu, node = slot // deployment.slots_per_gpu, slot // deployment.slots_per_node
+    row = np.arange(layers)[:, None]
+    on_gpu = placement.holders(gpus)
+    by_node = on_gpu.reshape(layers, -1, nodes, gpus // nodes)
+    on_node = by_node.any(axis=3)
+    elsewhere_on_node = (gpus // nodes - by_node.sum(axis=3))[row, placement.phy2log, node]
+    without = ((nodes - on_node.sum(axis=2)) * (gpus // nodes))[row, placement.phy2log]
+    count = placement.logcnt[row, placement.phy2log]
+    senders = (
+        _first_in(placement.phy2log, gpu)
+        + _first_in(placement.phy2log, node) * elsewhere_on_node
+        + without / count
+    )
+    return senders / gpus
+
+
+def _first_in(phy2log: np.ndarray, part: np.ndarray) -> np.ndarray:
+    """[layers, slots] bool: is the slot the first of its expert in its ``part`` [slots]?"""
+    layers, slots = phy2log.shape
+    parts = int(part[-1]) + 1
+    cell = (np.arange(layers)[:, None] * (phy2log.max() + 1) + phy2log) * parts + part
+    first = np.zeros(layers * slots, dtype=bool)
+    first[np.unique(cell, return_index=True)[1]] = True
+    return first.reshape(layers, slots)
+
+
+def _by_rank(placement: ExpertPlacement, deployment: Deployment) -> np.ndarray:
+    count = np.take_along_axis(placement.logcnt, placement.phy2log, axis=1)
+    number = np.empty_like(placement.phy2log)
+    layer, expert, position = np.nonzero(placement.log2phy >= 0)
+    number[layer, placement.log2phy[layer, expert, position]] = position
+    # Ranks 0 … n-1 of which each ``count``-th, from ``number`` on, sends here.
+    ranks = np.maximum(-(-(deployment.num_gpus - number) // count), 0)
+    return ranks / deployment.num_gpus
+
+
+_SHARES = {"even": _even, "nearest": _nearest, "by_rank": _by_rank}
