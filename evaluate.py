@@ -8,13 +8,20 @@ from __future__ import annotations
 
 import argparse
 import json
-import math
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from eplb.common import DONE, FAILED, UserError, exit_on_user_error, project_file
+from eplb.common import (
+    DONE,
+    FAILED,
+    UserError,
+    exit_on_user_error,
+    positive_int,
+    positive_seconds,
+    project_file,
+)
 from eplb.evaluation.measure import Settings, evaluate
 from eplb.evaluation.results import metrics_of, prepare, table, write_misuse, write_results
 from eplb.evaluation.scores import SCORINGS
@@ -26,22 +33,6 @@ class ArgumentParser(argparse.ArgumentParser):
 
     def error(self, message: str):
         raise UserError(f"{message}; see {self.prog} --help")
-
-
-def positive_int(text: str) -> int:
-    if not text.isascii() or not text.isdigit() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"{text} is not a whole number of at least 1")
-    return int(text)
-
-
-def positive_seconds(text: str) -> float:
-    try:
-        seconds = float(text)
-    except ValueError:
-        seconds = math.nan
-    if not 0 < seconds < math.inf:
-        raise argparse.ArgumentTypeError(f"{text} is not a positive number of seconds")
-    return seconds
 
 
 def parser() -> ArgumentParser:

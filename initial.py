@@ -7,22 +7,7 @@ not divide over the nodes it treats everything as one group on one node, the glo
 `python initial.py` shows it at work.
 """
 
-import time
-from contextlib import contextmanager
-
 import torch
-
-# Seconds spent in each stage since the program was loaded. Optional: an evaluation that finds this
-# dictionary shows where a program's time goes.
-stage_seconds = {}
-
-
-@contextmanager
-def stage(name):
-    """Add the time spent in the block to ``stage_seconds``."""
-    start = time.perf_counter()
-    yield
-    stage_seconds[name] = stage_seconds.get(name, 0.0) + time.perf_counter() - start
 
 
 # EVOLVE-BLOCK-START
@@ -92,26 +77,23 @@ def rebalance_experts_hierarchical(weight, num_replicas, num_groups, num_nodes, 
     gpus_per_node = num_gpus // num_nodes
 
     # Stage 1: pack groups to nodes, and list the experts of each node in turn.
-    with stage("pack groups to nodes"):
-        group_load = weight.unflatten(-1, (num_groups, group_size)).sum(dim=-1)
-        node, rank = balanced_packing(group_load, num_nodes)
-        groups_in_order = (node * (num_groups // num_nodes) + rank).argsort(dim=-1)
-        node_experts = groups_in_order.unsqueeze(-1) * group_size + torch.arange(group_size)
-        node_experts = node_experts.view(layers * num_nodes, experts_per_node)
+    group_load = weight.unflatten(-1, (num_groups, group_size)).sum(dim=-1)
+    node, rank = balanced_packing(group_load, num_nodes)
+    groups_in_order = (node * (num_groups // num_nodes) + rank).argsort(dim=-1)
+    node_experts = groups_in_order.unsqueeze(-1) * group_size + torch.arange(group_size)
+    node_experts = node_experts.view(layers * num_nodes, experts_per_node)
 
     # Stage 2: replicate the hot experts of each node. One row is one node of one layer.
-    with stage("replicate experts"):
-        every_layer = torch.arange(layers).repeat_interleave(num_nodes).unsqueeze(-1)
-        node_weight = weight[every_layer, node_experts]
-        replica, count = replicate_experts(node_weight, replicas_per_node)
+    every_layer = torch.arange(layers).repeat_interleave(num_nodes).unsqueeze(-1)
+    node_weight = weight[every_layer, node_experts]
+    replica, count = replicate_experts(node_weight, replicas_per_node)
 
     # Stage 3: pack the replicas of each node to its GPUs.
-    with stage("pack replicas to GPUs"):
-        replica_load = (node_weight / count).gather(-1, replica)
-        gpu, rank = balanced_packing(replica_load, gpus_per_node)
-        slot = gpu * (replicas_per_node // gpus_per_node) + rank
-        expert_in_slot = replica.gather(-1, slot.argsort(dim=-1))
-        phy2log = node_experts.gather(-1, expert_in_slot).view(layers, num_replicas)
+    replica_load = (node_weight / count).gather(-1, replica)
+    gpu, rank = balanced_packing(replica_load, gpus_per_node)
+    slot = gpu * (replicas_per_node // gpus_per_node) + rank
+    expert_in_slot = replica.gather(-1, slot.argsort(dim=-1))
+    phy2log = node_experts.gather(-1, expert_in_slot).view(layers, num_replicas)
 
     logcnt = torch.empty(layers, experts, dtype=torch.int64)
     logcnt[every_layer, node_experts] = count
@@ -145,8 +127,7 @@ def rebalance_experts(weight, num_replicas, num_groups, num_nodes, num_gpus):
     phy2log, logcnt = rebalance_experts_hierarchical(
         weight, num_replicas, num_groups, num_nodes, num_gpus
     )
-    with stage("list slots by expert"):
-        log2phy = slots_by_expert(phy2log, logcnt)
+    log2phy = slots_by_expert(phy2log, logcnt)
     return phy2log, log2phy, logcnt
 
 

@@ -1,11 +1,13 @@
-"""What every room needs: the user's mistakes, exit statuses, whole-file writes, project files.
+"""What every room needs: the user's mistakes, exit statuses, arguments, whole-file writes.
 
-Covered: how a command ends and what it prints then, files that are written whole or not at all,
-and where the project's own files are. Not covered: anything about experts.
+Covered: how a command ends and what it prints then, types of arguments, files that are written
+whole or not at all, and where the project's own files are. Not covered: anything about experts.
 """
 
 from __future__ import annotations
 
+import argparse
+import math
 import os
 import signal
 import sys
@@ -72,6 +74,24 @@ def write_text(path: str | os.PathLike, text: str) -> None:
     """Write ``text`` to ``path``, whole or not at all."""
     with replacing(path) as partial:
         partial.write_text(text, encoding="utf-8")
+
+
+def positive_int(text: str) -> int:
+    """An argument that counts something, for ``type=`` of argparse."""
+    if not text.isascii() or not text.isdigit() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text} is not a whole number of at least 1")
+    return int(text)
+
+
+def positive_seconds(text: str) -> float:
+    """An argument that is a span of time, for ``type=`` of argparse."""
+    try:
+        seconds = float(text)
+    except ValueError:
+        seconds = math.nan
+    if not 0 < seconds < math.inf:
+        raise argparse.ArgumentTypeError(f"{text} is not a positive number of seconds")
+    return seconds
 
 
 SOURCE_TREE = Path(__file__).resolve().parent.parent

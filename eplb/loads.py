@@ -1,6 +1,7 @@
 """What a placement does to a load: loads per slot and GPU, balancedness, migrations.
 
-A replica of an expert carries ``load / logcnt``. Everything here is numpy in float64.
+A replica of an expert carries ``load / logcnt``. Everything here is numpy in float64. With it, the
+placement of no balancer at all: experts in order.
 """
 
 from __future__ import annotations
@@ -23,17 +24,26 @@ def gpu_loads(load: np.ndarray, placement: ExpertPlacement, num_gpus: int) -> np
     return slots.reshape(*slots.shape[:-1], num_gpus, -1).sum(axis=-1)
 
 
-def balancedness(loads: np.ndarray) -> float:
-    """Σ_layers mean / Σ_layers max of ``loads`` [layers, units]; 1.0 is perfect.
+def balancedness(loads: np.ndarray) -> np.ndarray:
+    """[...] Σ_layers mean / Σ_layers max of ``loads`` [..., layers, units]; 1.0 is perfect.
 
     The step takes as long as its layers one after the other and each layer as long as its hottest
-    unit, hence sums over layers and not a mean of ratios. No load at all is perfectly balanced.
+    unit, hence sums over layers and not a mean of ratios. A layer without tokens adds nothing to
+    either sum. No token in any layer is NaN: there was nothing to balance, well or badly.
     """
-    hottest = float(loads.max(axis=-1).sum())
-    return float(loads.mean(axis=-1).sum()) / hottest if hottest > 0 else 1.0
+    hottest = loads.max(axis=-1).sum(axis=-1)
+    mean = loads.mean(axis=-1).sum(axis=-1)
+    nothing = np.full(np.shape(hottest), np.nan)
+    return np.divide(mean, hottest, out=nothing, where=hottest > 0)[()]
 
 
 def migrated_experts(before: ExpertPlacement, after: ExpertPlacement, num_gpus: int) -> float:
     """Experts per layer that some GPU must fetch, since it did not hold them ``before``."""
     fetched = after.holders(num_gpus) & ~before.holders(num_gpus)
     return float(fetched.sum()) / fetched.shape[0]
+
+
+def experts_in_order(num_layers: int, num_experts: int, num_slots: int) -> ExpertPlacement:
+    """Where experts are without a balancer: slot i holds expert i mod ``num_experts``."""
+    row = np.arange(num_slots) % num_experts
+    return ExpertPlacement.from_phy2log(np.tile(row, (num_layers, 1)), num_experts)

@@ -108,8 +108,17 @@ class History:
 
     @classmethod
     def of(cls, trace: Trace, interval: int) -> History:
-        """``trace`` in windows of ``interval`` records; those after the last are left out."""
+        """``trace`` in windows of ``interval`` records; those after the last are left out.
+
+        Raises `UserError` where nothing can be learned or judged. Single windows and layers may be
+        without tokens: they have no balancedness, and averages leave them out.
+        """
         windows = trace.windows(interval)
+        for part, verb in ((windows[:-1], "shown"), (windows[1:], "judged on")):
+            if not part.any():
+                raise UserError(
+                    f"no window that a program is {verb} has any token in it; record some traffic"
+                )
         used = trace.loads[: len(windows) * interval]
         return cls(used.reshape(len(windows), interval, *used.shape[1:]), windows)
 

@@ -7,7 +7,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from eplb.loads import balancedness, gpu_loads, migrated_experts, slot_loads
+from eplb.loads import (
+    balancedness,
+    experts_in_order,
+    gpu_loads,
+    migrated_experts,
+    slot_loads,
+)
 from eplb.placement import ExpertPlacement
 from tests.strategies import deployments, random_loads, random_phy2log, seeds
 
@@ -40,9 +46,11 @@ def test_balancedness_is_that_of_a_slow_reimplementation(seed, layers, units):
     loads = random_loads(seed, layers, units).astype(float)
     hottest = sum(max(row) for row in loads.tolist())
     mean = sum(sum(row) / units for row in loads.tolist())
-    expected = mean / hottest if hottest else 1.0
-    assert balancedness(loads) == pytest.approx(expected)
-    assert 0 < balancedness(loads) <= 1 + 1e-12
+    if hottest:
+        assert balancedness(loads) == pytest.approx(mean / hottest)
+        assert 0 < balancedness(loads) <= 1 + 1e-12
+    else:
+        assert np.isnan(balancedness(loads))
 
 
 def test_balancedness_sums_over_layers_and_takes_no_mean_of_ratios():
@@ -50,9 +58,20 @@ def test_balancedness_sums_over_layers_and_takes_no_mean_of_ratios():
     assert balancedness(loads) == pytest.approx((10 + 200) / (10 + 300))
 
 
-def test_no_load_is_perfectly_balanced():
-    assert balancedness(np.zeros((3, 4))) == 1.0
+def test_balancedness_takes_many_windows_at_once():
+    loads = random_loads(3, 4, 2, 5).astype(float)
+    assert balancedness(loads).tolist() == [balancedness(window) for window in loads]
+
+
+def test_layers_without_tokens_add_nothing_and_no_token_at_all_has_no_balancedness():
     assert balancedness(np.array([[0.0, 0.0], [1.0, 3.0]])) == pytest.approx(2 / 3)
+    assert np.isnan(balancedness(np.zeros((3, 4))))
+
+
+def test_experts_in_order_start_again_where_there_are_more_slots():
+    placement = experts_in_order(2, 3, 8)
+    assert placement.phy2log.tolist() == [[0, 1, 2, 0, 1, 2, 0, 1]] * 2
+    assert placement.logcnt.tolist() == [[3, 3, 2]] * 2
 
 
 @settings(deadline=None, max_examples=60)

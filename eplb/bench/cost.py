@@ -17,7 +17,7 @@ from pathlib import Path
 
 import numpy as np
 
-from eplb.common import DONE, UserError, exit_on_user_error, project_file
+from eplb.common import DONE, UserError, exit_on_user_error, positive_int, project_file
 
 FAST_PROGRAM = "programs/balanced.py"
 # The shape of the public trace, and numbers long enough for its size.
@@ -118,11 +118,11 @@ def memory_line(name: str, command: list[str]) -> None:
 
 def main() -> int:
     parser = argparse.ArgumentParser(description="Measure what an evaluation costs.")
-    parser.add_argument("--repeats", type=int, default=5, help="of the first ratio (default: 5)")
+    parser.add_argument(
+        "--repeats", type=positive_int, default=5, help="of the first ratio (default: 5)"
+    )
     parser.add_argument("--large", action="store_true", help="a 223 MB trace too (minutes)")
     args = parser.parse_args()
-    if args.repeats < 1:
-        raise UserError(f"--repeats is {args.repeats}; it must be at least 1")
     with tempfile.TemporaryDirectory() as folder:
         bench(args.repeats, args.large, Path(folder))
     return DONE

@@ -17,8 +17,9 @@ from tqdm import tqdm
 
 from eplb.bench.leaderboard import shipped_programs
 from eplb.bench.provenance import commit, machine
-from eplb.common import DONE, exit_on_user_error, replacing
-from eplb.evaluation.scores import call_seconds
+from eplb.common import DONE, exit_on_user_error, positive_int, replacing
+from eplb.evaluation.measure import run_program
+from eplb.evaluation.scores import call_ms
 from eplb.placement import Deployment
 from eplb.sandbox.runner import Sandbox
 
@@ -71,9 +72,8 @@ def workload(size: Size) -> np.ndarray:
 
 
 def seconds_of_call(sandbox: Sandbox, program: Path, size: Size, repeats: int) -> float:
-    windows = workload(size)
-    runs = [sandbox.run(program, windows, size.deployment) for _ in range(repeats)]
-    return call_seconds(np.array([run.seconds for run in runs]))
+    run = run_program(sandbox, program, workload(size), size.deployment, repeats=repeats)
+    return 1e-3 * call_ms(run.seconds)
 
 
 def exponent(slots: list[int], seconds: list[float]) -> float:
@@ -113,7 +113,9 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument(
         "--programs", type=Path, nargs="+", metavar="FILE", help="default: all in programs/"
     )
-    parser.add_argument("--repeats", type=int, default=3, help="runs of a program; default: 3")
+    parser.add_argument(
+        "--repeats", type=positive_int, default=3, help="runs of a program; default: 3"
+    )
     parser.add_argument("--plot", type=Path, metavar="FILE", help="draw it, e.g. growth.png")
     args = parser.parse_args(arguments)
     programs = args.programs or shipped_programs()

@@ -20,9 +20,17 @@ from tqdm import tqdm
 
 from eplb.bench.pareto import Point, draw
 from eplb.bench.provenance import commit, machine
-from eplb.common import DONE, UserError, exit_on_user_error, project_file, write_text
-from eplb.evaluation.scores import call_seconds, score_placements
-from eplb.placement import Deployment, ExpertPlacement, InvalidPlacement, validate
+from eplb.common import (
+    DONE,
+    UserError,
+    exit_on_user_error,
+    positive_int,
+    project_file,
+    write_text,
+)
+from eplb.evaluation.measure import SEED, run_program
+from eplb.evaluation.scores import Figures, PlacementScores
+from eplb.placement import Deployment
 from eplb.reference import replicate
 from eplb.sandbox.runner import Refused, Sandbox
 from eplb.trace import History, Trace, read_trace
@@ -107,57 +115,34 @@ def measure(
 ) -> Iterator[Row | Refusal]:
     """Run the seed program and then ``programs`` on ``scenario``; yield what each achieved.
 
-    Raises `Refused` or `InvalidPlacement` where the seed itself fails.
+    Raises `UserError` where the seed itself fails.
     """
+    deployment = scenario.deployment
     history = read_history(scenario, seed)
     windows = history.windows
-    bounds = np.array([lower_bounds(window, scenario.deployment).sum() for window in windows])
-    mean = windows.sum(axis=(1, 2)) / scenario.deployment.num_gpus
-    seed_seconds = None
-    for program in (project_file("initial.py"), *programs):
-        count = 1 if seed_seconds is None else repeats
+    bounds = np.array([lower_bounds(window, deployment).sum() for window in windows])
+    mean = windows.sum(axis=(1, 2)) / deployment.num_gpus
+    for program in (project_file(SEED), *programs):
+        count = 1 if program.name == SEED else repeats
         try:
-            seconds, placements = run_program(program, history, scenario.deployment, count, sandbox)
-        except (Refused, InvalidPlacement) as error:
-            if seed_seconds is None:
-                raise
+            run = run_program(
+                sandbox, program, history.seen, deployment, repeats=count, time_seed=True
+            )
+        except Refused as error:
             yield Refusal(program.name, str(error))
             continue
-        seed_seconds = seed_seconds or seconds
-        scores = score_placements(placements, history, scenario.deployment)
+        scores = PlacementScores(run.placements, history, deployment)
+        figures = Figures.of(scores, run.seconds, run.seed_seconds)
         yield Row(
             program=program.name,
-            balancedness=float(scores.balancedness.mean()),
-            gap=float(np.mean(mean[1:] / scores.balancedness / bounds[1:])) - 1,
-            seen_gap=float(np.mean(mean[:-1] / scores.same_window / bounds[:-1])) - 1,
-            ms=1e3 * seconds,
-            times_seed=seed_seconds / seconds,
-            moved=float(scores.migrated.mean()) / scenario.deployment.num_replicas,
-            node_local=float(scores.locality.mean()),
+            balancedness=figures.balancedness_score,
+            gap=float(np.nanmean(mean[1:] / scores.balancedness_score / bounds[1:])) - 1,
+            seen_gap=float(np.nanmean(mean[:-1] / scores.balancedness_oracle / bounds[:-1])) - 1,
+            ms=figures.call_ms,
+            times_seed=figures.seed_call_ms / figures.call_ms,
+            moved=scores.means["migrated_experts"] / deployment.num_replicas,
+            node_local=scores.means["node_locality"],
         )
-
-
-def run_program(
-    program: Path, history: History, deployment: Deployment, repeats: int, sandbox: Sandbox
-) -> tuple[float, list[ExpertPlacement]]:
-    """Seconds of one call, and the checked placements of the first of ``repeats`` runs.
-
-    Raises `Refused` or `InvalidPlacement` for a program that fails.
-    """
-    runs = [sandbox.run(program, history.seen, deployment) for _ in range(repeats)]
-    _, layers, experts = history.windows.shape
-    placements = [
-        validate(
-            answer.phy2log,
-            answer.log2phy,
-            answer.logcnt,
-            num_layers=layers,
-            num_experts=experts,
-            deployment=deployment,
-        )
-        for answer in runs[0].answers
-    ]
-    return call_seconds(np.array([run.seconds for run in runs])), placements
 
 
 def table(scenario: Scenario, rows: list[Row | Refusal]) -> str:
@@ -234,7 +219,7 @@ def recorded_scenario(file: str, *numbers: str) -> Scenario:
     try:
         deployment = Deployment(*map(int, numbers))
         trace = read_trace(Path(file))
-        trace.interval()
+        History.of(trace, trace.interval())
         deployment.check(trace.loads.shape[2])
     except ValueError as error:
         raise UserError(
@@ -266,12 +251,12 @@ def main(arguments: list[str] | None = None) -> int:
         help="a recorded workload as one more scenario; may be repeated",
     )
     parser.add_argument("--seed", type=int, default=HELD_OUT_SEED, help="of the workloads")
-    parser.add_argument("--repeats", type=int, default=3, help="runs of a program; default: 3")
+    parser.add_argument(
+        "--repeats", type=positive_int, default=3, help="runs of a program; default: 3"
+    )
     parser.add_argument("--output", type=Path, metavar="FILE", help="write the table there too")
     parser.add_argument("--plot", type=Path, metavar="FILE", help="draw it, e.g. leaderboard.png")
     args = parser.parse_args(arguments)
-    if args.repeats < 1:
-        raise UserError(f"--repeats is {args.repeats}; it must be at least 1")
     scenarios = [*SCENARIOS, *(recorded_scenario(*trace) for trace in args.trace)]
     if args.scenarios:
         scenarios = chosen_scenarios(args.scenarios, scenarios)

@@ -62,12 +62,14 @@ def tabulate(
     mean, hottest = units.mean(axis=2), units.max(axis=2)
     ratio = np.divide(hottest - mean, mean, out=np.zeros_like(mean), where=mean > 0)
     busy = np.maximum((mean > 0).sum(axis=0), 1)
+    # Idle iterations have no balancedness.
+    balanced = balancedness(units[units.any(axis=(1, 2))])
     return LoadTable(
         layers=layers,
         mean=mean.mean(axis=0),
         std=units.std(axis=2, ddof=1 if units.shape[2] > 1 else 0).mean(axis=0),
         imbalance_ratio=ratio.sum(axis=0) / busy,
-        balancedness=float(np.mean([balancedness(iteration) for iteration in units])),
+        balancedness=float(balanced.mean()) if balanced.size else np.nan,
     )
 
 

@@ -21,26 +21,25 @@ from dataclasses import dataclass
 import numpy as np
 
 from eplb import reference
-from eplb.evaluation.measure import ProgramRun
-from eplb.loads import slot_loads
-from eplb.placement import Deployment, count_replicas
-from eplb.trace import History
+from eplb.evaluation.scores import PlacementScores, mean
+from eplb.loads import balancedness, slot_loads
+from eplb.placement import ExpertPlacement, count_replicas
 
 
 @dataclass(frozen=True)
 class Attribution:
     """Balancedness over GPUs, mean over windows, after each step of the improvement.
 
-    placed: the placements on the next window: the program's score
-    same_window: the placements on the window seen
+    balancedness_score: the placements on the next window
+    balancedness_oracle: the placements on the window seen
     repacked, replicated, free: on the window seen, after the step of the module's text
     no_forecast: the reference made after each window, on the next one: what a good balancer
         scores that takes the last window for the next
     node_local: whether the program keeps every group on one node
     """
 
-    placed: float
-    same_window: float
+    balancedness_score: float
+    balancedness_oracle: float
     repacked: float
     replicated: float
     free: float
@@ -50,14 +49,15 @@ class Attribution:
     @property
     def losses(self) -> dict[str, float]:
         """What each part lost; a part that beats the reference lost nothing."""
-        steps = [self.placed, self.same_window, self.repacked, self.replicated, self.free, 1.0]
-        best = np.maximum.accumulate(steps)
+        placed = (self.balancedness_score, self.balancedness_oracle)
+        best = np.maximum.accumulate([*placed, self.repacked, self.replicated, self.free, 1.0])
         names = ("forecast", "packing", "replication", "nodes", "rest")
         return {name: float(gain) for name, gain in zip(names, np.diff(best), strict=True)}
 
 
-def attribute(run: ProgramRun, history: History, deployment: Deployment) -> Attribution:
-    """Attribute what ``run`` lost. All windows and layers are rows of the same arrays."""
+def attribute(scores: PlacementScores) -> Attribution:
+    """Attribute what the placements lost. All windows and layers are rows of the same arrays."""
+    history, deployment = scores.history, scores.deployment
     windows, layers, experts = history.seen.shape
     seen = history.seen.reshape(-1, experts).astype(np.float64)
     coming = history.windows[1:].reshape(-1, experts).astype(np.float64)
@@ -65,10 +65,7 @@ def attribute(run: ProgramRun, history: History, deployment: Deployment) -> Attr
 
     def mean_balancedness(gpu_load: np.ndarray) -> float:
         """Mean over windows, from [windows * layers * nodes, GPUs of the node]."""
-        loads = gpu_load.reshape(windows, layers, num_gpus)
-        hottest, mean = loads.max(axis=2).sum(axis=1), loads.mean(axis=2).sum(axis=1)
-        ratio = np.divide(mean, hottest, out=np.ones(windows), where=hottest > 0)
-        return float(ratio.mean())
+        return mean(balancedness(gpu_load.reshape(windows, layers, num_gpus)))
 
     def packed(replicas: np.ndarray, gpus: int) -> float:
         return mean_balancedness(
@@ -83,16 +80,16 @@ def attribute(run: ProgramRun, history: History, deployment: Deployment) -> Attr
         slots = (load / count)[every_row, free_placement]
         return mean_balancedness(slots.reshape(len(slots), num_gpus, -1).sum(axis=2))
 
-    node_local = bool((run.scores.locality == 1.0).all()) and deployment.num_nodes > 1
+    node_local = bool((scores.node_locality == 1.0).all()) and deployment.num_nodes > 1
     nodes = deployment.num_nodes if node_local else 1
     as_placed = np.stack(
-        [slot_loads(w, p) for w, p in zip(history.seen, run.placements, strict=True)]
+        [slot_loads(w, p) for w, p in zip(history.seen, scores.placements, strict=True)]
     )
     as_placed = as_placed.reshape(-1, num_replicas // nodes)
-    on_node, present = _node_loads(run, seen, nodes)
+    on_node, present = _node_loads(scores.placements, seen, nodes)
     return Attribution(
-        placed=float(run.scores.balancedness.mean()),
-        same_window=float(run.scores.same_window.mean()),
+        balancedness_score=mean(scores.balancedness_score),
+        balancedness_oracle=mean(scores.balancedness_oracle),
         repacked=packed(as_placed, num_gpus // nodes),
         replicated=packed(
             reference.replica_loads(
@@ -106,9 +103,11 @@ def attribute(run: ProgramRun, history: History, deployment: Deployment) -> Attr
     )
 
 
-def _node_loads(run: ProgramRun, seen: np.ndarray, nodes: int) -> tuple[np.ndarray, np.ndarray]:
+def _node_loads(
+    placements: list[ExpertPlacement], seen: np.ndarray, nodes: int
+) -> tuple[np.ndarray, np.ndarray]:
     """[windows * layers * nodes, experts] twice: loads, and which experts the node holds."""
     experts = seen.shape[1]
-    held = np.stack([placement.holders(nodes) for placement in run.placements])
+    held = np.stack([placement.holders(nodes) for placement in placements])
     present = held.reshape(len(seen), experts, nodes).transpose(0, 2, 1).reshape(-1, experts)
     return np.repeat(seen, nodes, axis=0), present

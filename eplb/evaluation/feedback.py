@@ -11,8 +11,8 @@ from dataclasses import replace
 import numpy as np
 
 from eplb.evaluation.attribution import Attribution, attribute
-from eplb.evaluation.measure import Evaluation, ProgramRun
-from eplb.evaluation.scores import Figures, combined_scores, speed_score
+from eplb.evaluation.measure import Evaluation
+from eplb.evaluation.scores import SCORINGS, Figures, PlacementScores
 
 # How many layers and windows are named, and lines of a traceback shown.
 WORST = 3
@@ -25,7 +25,8 @@ _ADVICE = {
     ),
     "packing": (
         "The same replicas packed again, heaviest first to the lightest GPU with room, would reach "
-        "{repacked:.4f} on the window seen instead of {same_window:.4f}."
+        "{repacked:.4f} on the window seen instead of "
+        "{balancedness_oracle:.4f}."
     ),
     "replication": (
         "Giving each spare replica to the expert with the most load per replica, and packing as "
@@ -66,20 +67,20 @@ def refusal_feedback(reason: str, traceback: list[str]) -> str:
 
 
 def feedback(evaluation: Evaluation, figures: Figures, scoring: str) -> str:
-    """What to improve in a program that was scored; the first run stands for all.
+    """What to improve in a program that was scored.
 
     figures, scoring: what its combined score was made of, and how
     """
-    run = evaluation.runs[0]
-    parts = attribute(run, evaluation.history, evaluation.settings.deployment)
-    lines = [
-        *_balance_lines(parts, evaluation.settings.require_locality),
-        _worst_windows(run),
-        _worst_layers(run),
-        _speed_line(figures, scoring),
-    ]
-    stages = _stage_line(evaluation)
-    return "\n".join([*lines, stages] if stages else lines)
+    scores = evaluation.scores
+    parts = attribute(scores)
+    return "\n".join(
+        [
+            *_balance_lines(parts, evaluation.settings.require_locality),
+            _worst_windows(scores),
+            _worst_layers(scores),
+            _worth_line(figures, scoring),
+        ]
+    )
 
 
 def _balance_lines(parts: Attribution, locality_required: bool) -> list[str]:
@@ -91,34 +92,34 @@ def _balance_lines(parts: Attribution, locality_required: bool) -> list[str]:
     if locality_required:
         improvable.pop("nodes", None)
     largest = max(improvable, key=improvable.__getitem__)
-    summary = (
-        f"Balancedness over GPUs (1 is perfect): {parts.placed:.4f} on the next windows, "
-        f"{parts.same_window:.4f} on the windows seen (oracle). Lost to {lost}."
-    )
-    lines = [summary]
+    placed, oracle = parts.balancedness_score, parts.balancedness_oracle
+    lines = [
+        f"Balancedness over GPUs (1 is perfect): {placed:.4f} on the next windows, "
+        f"{oracle:.4f} on the windows seen (oracle). Lost to {lost}."
+    ]
     if improvable[largest] >= 0.0005:
         lines.append(f"Most to gain: {largest}. {_ADVICE[largest].format(**vars(parts))}")
-    verdict = "ahead of it" if parts.placed > parts.no_forecast else "behind it"
+    verdict = "ahead of it" if placed > parts.no_forecast else "behind it"
     lines.append(
         f"A greedy placement without nodes or forecast scores {parts.no_forecast:.4f} on the next "
-        f"windows; this program is {verdict} by {abs(parts.placed - parts.no_forecast):.4f}."
+        f"windows; this program is {verdict} by {abs(placed - parts.no_forecast):.4f}."
     )
     return lines
 
 
-def _worst_windows(run: ProgramRun) -> str:
-    scores = run.scores
-    worst = np.argsort(scores.balancedness, kind="stable")[:WORST]
-    text = ", ".join(
-        f"{w}->{w + 1} {scores.balancedness[w]:.4f} (oracle {scores.same_window[w]:.4f})"
-        for w in worst
-    )
+def _worst_windows(scores: PlacementScores) -> str:
+    next_window, oracle = scores.balancedness_score, scores.balancedness_oracle
+    # Windows without tokens have no figure and sort last.
+    known = int(np.isfinite(next_window).sum())
+    worst = np.argsort(next_window, kind="stable")[: min(WORST, known)]
+    seen = [f"oracle {o:.4f}" if np.isfinite(o) else "saw no tokens" for o in oracle]
+    text = ", ".join(f"{w}->{w + 1} {next_window[w]:.4f} ({seen[w]})" for w in worst)
     return f"Worst windows: {text}."
 
 
-def worst_layers(run: ProgramRun) -> list[tuple[int, float, float]]:
+def worst_layers(scores: PlacementScores) -> list[tuple[int, float, float]]:
     """The layers that lose most: layer, max/mean GPU load, share of all time lost to imbalance."""
-    loads = run.scores.gpu_loads
+    loads = scores.gpu_loads
     excess = (loads.max(axis=2) - loads.mean(axis=2)).sum(axis=0)
     mean = loads.mean(axis=2).sum(axis=0)
     worst = np.argsort(-excess, kind="stable")[:WORST]
@@ -130,8 +131,8 @@ def worst_layers(run: ProgramRun) -> list[tuple[int, float, float]]:
     ]
 
 
-def _worst_layers(run: ProgramRun) -> str:
-    worst = worst_layers(run)
+def _worst_layers(scores: PlacementScores) -> str:
+    worst = worst_layers(scores)
     if not worst:
         return "No layer is out of balance."
     text = ", ".join(
@@ -141,23 +142,21 @@ def _worst_layers(run: ProgramRun) -> str:
     return f"Worst layers: {text}."
 
 
-def _speed_line(figures: Figures, scoring: str) -> str:
-    def gain(**better: float) -> float:
-        improved = combined_scores(replace(figures, **better))
-        return improved[scoring] - combined_scores(figures)[scoring]
+def _worth_line(figures: Figures, scoring: str) -> str:
+    """What speed and balance are worth from here on, by the scoring that the program is under."""
 
-    seconds, seed = figures.seconds, figures.seed_seconds
+    def worth(**better: float) -> float:
+        formula = SCORINGS[scoring].formula
+        return formula(replace(figures, **better)) - formula(figures)
+
+    def balanced(gain: float) -> float:
+        names = ("balancedness_score", "balancedness_expert")
+        return worth(**{name: min(1.0, getattr(figures, name) + gain) for name in names})
+
     return (
-        f"Time: {1e3 * seconds:.4g} ms a call, the seed {1e3 * seed:.4g} ms; speed_score "
-        f"{speed_score(seconds, seed):.4f}. Twice as fast would add "
-        f"{gain(seconds=seconds / 2):.4f} to the combined score; perfect balance would add "
-        f"{gain(balanced_gpus=1.0, balanced_slots=1.0):.4f}."
+        f"Time: {figures.call_ms:.4g} ms a call, the seed {figures.seed_call_ms:.4g} ms; "
+        f"removed {figures.removed:.4f} of the imbalance, speed_score {figures.speed_score:.4f}. "
+        f"In the combined score, twice as fast is worth {worth(call_ms=figures.call_ms / 2):.4f} "
+        f"now, one hundredth more balancedness {balanced(0.01):.4f}, and perfect balance "
+        f"{balanced(1.0):.4f}."
     )
-
-
-def _stage_line(evaluation: Evaluation) -> str | None:
-    """Time per stage of a call, as the program itself accounts for it."""
-    run = evaluation.runs[0]
-    stages = sorted(run.stage_seconds.items(), key=lambda stage: -stage[1])
-    text = ", ".join(f"{name} {1e3 * total / len(run.seconds):.4g} ms" for name, total in stages)
-    return f"Stages of a call, by the program's own word: {text}." if text else None

@@ -1,27 +1,137 @@
-"""Measure one program on one trace, from start to finish.
+"""Run a program on windows, check its answers and time it; and one evaluation from start to end.
 
-Covered: the order of things (sandbox, trace, seed, program), checking every answer, and which
-failures are the program's and which the user's. Not covered: formulas
+Covered: the one way in which this project runs a program (`run_program`), the order of an
+evaluation, and which failures are the program's and which the user's. Not covered: formulas
 (`eplb.evaluation.scores`) and files (`eplb.evaluation.results`).
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
 
 from eplb.common import UserError, project_file
-from eplb.evaluation.scores import PlacementScores, score_placements
+from eplb.evaluation.scores import Figures, PlacementScores
 from eplb.placement import Deployment, ExpertPlacement, InvalidPlacement, validate
-from eplb.sandbox.runner import DEFAULT_TIMEOUT, Answer, Refused, Run, Sandbox
+from eplb.sandbox.runner import DEFAULT_TIMEOUT, Answer, Refused, Sandbox
 from eplb.trace import History, read_trace
 
-# Windows that the seed answers for its time before each run of the program: both are then slowed
-# alike by what else the machine does.
+SEED = "initial.py"
+# Windows that the seed answers for its time before each run of a program, the first of them to
+# warm up: both are then slowed alike by what else the machine does.
 SEED_WINDOWS = 2
+
+
+@dataclass(frozen=True)
+class ProgramRun:
+    """What a program did with the windows that it was shown.
+
+    placements: one a window, checked
+    seconds: [repeats, windows] wall time of each call
+    seed_seconds: [repeats, SEED_WINDOWS or fewer] the same of the seed; empty if it was not timed
+    """
+
+    placements: list[ExpertPlacement]
+    seconds: np.ndarray
+    seed_seconds: np.ndarray
+
+
+def run_program(
+    sandbox: Sandbox,
+    program: Path,
+    windows: np.ndarray,
+    deployment: Deployment,
+    *,
+    repeats: int = 1,
+    require_locality: bool = False,
+    time_seed: bool = False,
+    progress: Callable[[float], None] = lambda share: None,
+) -> ProgramRun:
+    """Have ``program`` answer ``windows`` [windows, layers, experts] in order, and check it.
+
+    Each repeat is a fresh process, and must answer like the first: a program is a function of its
+    windows. time_seed: run the seed too, before every repeat; progress: told the share done.
+
+    Raises `Refused` for what the program does wrong, and `UserError` where the seed fails.
+    """
+    placements: list[ExpertPlacement] = []
+    answers: list[Answer] = []
+    seconds, seed_seconds = [], []
+    for repeat in range(repeats):
+        if time_seed:
+            seed = run_seed(sandbox, windows[:SEED_WINDOWS], deployment)
+            seed_seconds.append(seed.seconds[0])
+            progress((repeat + 0.5) / repeats)
+        run = sandbox.run(program, windows, deployment)
+        seconds.append(run.seconds)
+        if repeat == 0:
+            answers = run.answers
+            placements = _checked(answers, windows, deployment, require_locality)
+        elif not _same(run.answers, answers):
+            again = _checked(run.answers, windows, deployment, require_locality)
+            _refuse_difference(placements, again, repeat)
+        progress((repeat + 1) / repeats)
+    return ProgramRun(placements, np.array(seconds), np.array(seed_seconds))
+
+
+def run_seed(sandbox: Sandbox, windows: np.ndarray, deployment: Deployment) -> ProgramRun:
+    """One run of the seed, whose failure is a `UserError`."""
+    try:
+        return run_program(sandbox, project_file(SEED), windows, deployment)
+    except Refused as error:
+        raise UserError(
+            f"the seed program, which the speed is measured against, failed ({error}); "
+            f"give it more time with --timeout if it was too slow"
+        ) from error
+
+
+def _checked(
+    answers: list[Answer], windows: np.ndarray, deployment: Deployment, require_locality: bool
+) -> list[ExpertPlacement]:
+    """Validate every answer; the refusal names the window."""
+    placements = []
+    for window, answer in enumerate(answers):
+        try:
+            placement = validate(
+                answer.phy2log,
+                answer.log2phy,
+                answer.logcnt,
+                num_layers=windows.shape[1],
+                num_experts=windows.shape[2],
+                deployment=deployment,
+                require_locality=require_locality,
+            )
+        except InvalidPlacement as error:
+            raise Refused(f"window {window}: {error}") from error
+        placements.append(placement)
+    return placements
+
+
+def _same(left: list[Answer], right: list[Answer]) -> bool:
+    return all(
+        np.array_equal(getattr(a, name), getattr(b, name))
+        for a, b in zip(left, right, strict=True)
+        for name in ("phy2log", "log2phy", "logcnt")
+    )
+
+
+def _refuse_difference(
+    first: list[ExpertPlacement], again: list[ExpertPlacement], repeat: int
+) -> None:
+    """Refuse where ``repeat`` placed other than the first; the order in log2phy means nothing."""
+    for window, (one, other) in enumerate(zip(first, again, strict=True)):
+        differs = np.argwhere(one.phy2log != other.phy2log)
+        if differs.size:
+            layer, slot = differs[0]
+            raise Refused(
+                f"window {window}: layer {layer}, slot {slot} holds expert "
+                f"{one.phy2log[layer, slot]} in the first run and {other.phy2log[layer, slot]} in "
+                f"run {repeat + 1} on the same windows; a program is a function of its windows, "
+                f"so random numbers need a fixed seed and clocks must not decide"
+            )
 
 
 @dataclass(frozen=True)
@@ -47,40 +157,24 @@ class Settings:
 
 
 @dataclass(frozen=True)
-class ProgramRun:
-    """One run of a program: its answers, checked, with their scores and times.
-
-    seconds: [windows] wall time of each call
-    stage_seconds: what the program says of its stages, unchecked
-    """
-
-    answers: list[Answer]
-    placements: list[ExpertPlacement]
-    scores: PlacementScores
-    seconds: np.ndarray
-    stage_seconds: dict[str, float]
-
-
-@dataclass(frozen=True)
 class Evaluation:
-    """What was measured. ``refusal`` says why a program has no score; ``runs`` is empty then.
+    """What was measured: ``run`` and its ``scores``, or the ``refusal`` of a program without.
 
-    seed_seconds: [runs, windows] wall time of each call of the seed program
     seed_scores: the seed's scores, if `Settings.seed_history` asked for them
     """
 
     settings: Settings
     history: History
     isolation: str
-    seed_seconds: np.ndarray
-    seed_scores: PlacementScores | None
-    runs: list[ProgramRun] = field(default_factory=list)
+    seed_scores: PlacementScores | None = None
+    run: ProgramRun | None = None
+    scores: PlacementScores | None = None
     refusal: Refused | None = None
 
     @property
-    def seconds(self) -> np.ndarray:
-        """[repeats, windows] wall time of each call of the program."""
-        return np.array([run.seconds for run in self.runs])
+    def figures(self) -> Figures:
+        """What the combined score of a program that was not refused is made of."""
+        return Figures.of(self.scores, self.run.seconds, self.run.seed_seconds)
 
 
 def evaluate(settings: Settings, progress: Callable[[float], None]) -> Evaluation:
@@ -91,35 +185,30 @@ def evaluate(settings: Settings, progress: Callable[[float], None]) -> Evaluatio
     """
     _check_program(settings.program)
     _check_locality(settings)
-    steps = settings.repeats + 1
+    deployment = settings.deployment
+    reading = 1 / (settings.repeats + 1)
     with Sandbox(settings.timeout, (settings.trace, *settings.hidden)) as sandbox:
         # The sandbox imports torch in the meantime.
-        history = _read_history(settings, lambda share: progress(share / steps))
-        seed_scores = None
+        history = _read_history(settings, lambda share: progress(reading * share))
+        seed_scores = run = scores = refusal = None
         if settings.seed_history:
-            seed = _run_seed(sandbox, history.seen, settings)
-            seed_scores = _checked(seed, history, settings, None).scores
-        seed_seconds = []
-        runs: list[ProgramRun] = []
-        refusal = None
+            seed = run_seed(sandbox, history.seen, deployment)
+            seed_scores = PlacementScores(seed.placements, history, deployment)
         try:
-            for repeat in range(settings.repeats):
-                seed = _run_seed(sandbox, history.seen[:SEED_WINDOWS], settings)
-                seed_seconds.append(seed.seconds)
-                run = sandbox.run(settings.program, history.seen, settings.deployment)
-                runs.append(_checked(run, history, settings, runs[-1] if runs else None))
-                progress((2 + repeat) / steps)
+            run = run_program(
+                sandbox,
+                settings.program,
+                history.seen,
+                deployment,
+                repeats=settings.repeats,
+                require_locality=settings.require_locality,
+                time_seed=True,
+                progress=lambda share: progress(reading + (1 - reading) * share),
+            )
+            scores = PlacementScores(run.placements, history, deployment)
         except Refused as error:
-            runs, refusal = [], error
-        return Evaluation(
-            settings=settings,
-            history=history,
-            isolation=sandbox.isolation,
-            seed_seconds=np.array(seed_seconds),
-            seed_scores=seed_scores,
-            runs=runs,
-            refusal=refusal,
-        )
+            refusal = error
+        return Evaluation(settings, history, sandbox.isolation, seed_scores, run, scores, refusal)
 
 
 def _check_program(program: Path) -> None:
@@ -149,57 +238,6 @@ def _read_history(settings: Settings, progress: Callable[[float], None]) -> Hist
     trace = read_trace(settings.trace, lambda done, total: progress(done / total if total else 1.0))
     settings.deployment.check(trace.loads.shape[2])
     try:
-        interval = trace.interval(settings.rebalance_interval)
+        return History.of(trace, trace.interval(settings.rebalance_interval))
     except UserError as error:
         raise UserError(f"trace {settings.trace}: {error}") from error
-    return History.of(trace, interval)
-
-
-def _run_seed(sandbox: Sandbox, windows: np.ndarray, settings: Settings) -> Run:
-    try:
-        return sandbox.run(project_file("initial.py"), windows, settings.deployment)
-    except Refused as error:
-        raise UserError(
-            f"the seed program, which the speed is measured against, failed on {settings.trace} "
-            f"({error}); give it more time with --timeout if it was too slow"
-        ) from error
-
-
-def _checked(
-    run: Run, history: History, settings: Settings, earlier: ProgramRun | None
-) -> ProgramRun:
-    """Validate every answer and score the placements; what equals ``earlier`` is not redone."""
-    seconds, stages = np.asarray(run.seconds), dict(run.stage_seconds)
-    if earlier is not None and _same(run.answers, earlier.answers):
-        return replace(earlier, seconds=seconds, stage_seconds=stages)
-    placements = [
-        _validated(answer, window, settings, history.windows.shape[1:])
-        for window, answer in enumerate(run.answers)
-    ]
-    scores = score_placements(placements, history, settings.deployment)
-    return ProgramRun(run.answers, placements, scores, seconds, stages)
-
-
-def _validated(
-    answer: Answer, window: int, settings: Settings, shape: tuple[int, int]
-) -> ExpertPlacement:
-    try:
-        return validate(
-            answer.phy2log,
-            answer.log2phy,
-            answer.logcnt,
-            num_layers=shape[0],
-            num_experts=shape[1],
-            deployment=settings.deployment,
-            require_locality=settings.require_locality,
-        )
-    except InvalidPlacement as error:
-        raise Refused(f"window {window}: {error}") from error
-
-
-def _same(left: list[Answer], right: list[Answer]) -> bool:
-    return len(left) == len(right) and all(
-        np.array_equal(getattr(a, name), getattr(b, name))
-        for a, b in zip(left, right, strict=True)
-        for name in ("phy2log", "log2phy", "logcnt")
-    )

@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 
 from eplb.common import replacing
 from eplb.evaluation.measure import Evaluation
-from eplb.loads import balancedness
+from eplb.loads import balancedness, experts_in_order, gpu_loads
 
 # Two colours that differ in lightness too, for print and for colour-blind readers.
 PROGRAM, SEED, QUIET = "#1b6ca8", "#d1751f", "#777777"
@@ -28,31 +28,21 @@ def draw(evaluation: Evaluation, folder: Path) -> None:
             figure.savefig(partial, dpi=120)
 
 
-def unbalanced_loads(load: np.ndarray, num_gpus: int) -> np.ndarray:
-    """[layers, num_gpus]: tokens per GPU of ``load`` [layers, experts] with no balancer.
-
-    Experts lie on the GPUs in order of their ids, one replica each, as evenly as they divide.
-    """
-    experts = load.shape[1]
-    gpu = np.arange(experts) * num_gpus // experts
-    loads = np.zeros((load.shape[0], num_gpus))
-    np.add.at(loads, (slice(None), gpu), load)
-    return loads
-
-
 def gpu_loads_figure(evaluation: Evaluation) -> Figure:
-    """Every GPU's load in every layer, without a balancer and with the program.
+    """Every GPU's load in every layer, with experts in order and with the program.
 
     Shown is the window whose balancedness is the median: a typical one, and not an average, in
     which the misses of single windows would cancel out.
     """
-    scores = evaluation.runs[0].scores
-    order = np.argsort(scores.balancedness, kind="stable")
-    window = int(order[len(order) // 2])
+    scores = evaluation.scores
+    order = np.argsort(scores.balancedness_score, kind="stable")
+    window = int(order[np.isfinite(scores.balancedness_score).sum() // 2])
     after = scores.gpu_loads[window]
-    before = unbalanced_loads(evaluation.history.windows[window + 1], after.shape[1])
+    load = evaluation.history.windows[window + 1]
+    in_order = experts_in_order(*load.shape, scores.deployment.num_replicas)
+    before = gpu_loads(load, in_order, scores.deployment.num_gpus)
 
-    names = ("no balancer", "this program")
+    names = ("experts in order", "this program")
     figure = Figure(figsize=(11, 6.2), layout="constrained")
     axes = figure.subplots(1, 2, sharey=True)
     for axis, name, loads in zip(axes, names, (before, after), strict=True):
@@ -72,27 +62,26 @@ def gpu_loads_figure(evaluation: Evaluation) -> Figure:
 
 def balancedness_figure(evaluation: Evaluation) -> Figure:
     """Balancedness by window: the program, the seed, and what a perfect forecast would give."""
-    scores = [run.scores for run in evaluation.runs]
-    next_window = np.mean([s.balancedness for s in scores], axis=0)
-    same_window = np.mean([s.same_window for s in scores], axis=0)
-    windows = np.arange(len(next_window))
-    num_gpus = evaluation.settings.deployment.num_gpus
-    unbalanced = [
-        balancedness(unbalanced_loads(load, num_gpus)) for load in evaluation.history.windows[1:]
-    ]
-
+    scores = evaluation.scores
+    windows = np.arange(len(scores.balancedness_score))
     lines = [
-        ("this program, on the window it saw (oracle)", same_window, PROGRAM, ":", ""),
-        ("this program", next_window, PROGRAM, "-", "o"),
-        ("no balancer", np.array(unbalanced), QUIET, "-", ""),
+        (
+            "this program, on the window it saw (oracle)",
+            scores.balancedness_oracle,
+            PROGRAM,
+            ":",
+            "",
+        ),
+        ("this program", scores.balancedness_score, PROGRAM, "-", "o"),
+        ("experts in order", scores.balancedness_in_order, QUIET, "-", ""),
     ]
     if evaluation.seed_scores is not None:
-        lines.insert(2, ("seed", evaluation.seed_scores.balancedness, SEED, "--", "s"))
+        lines.insert(2, ("seed", evaluation.seed_scores.balancedness_score, SEED, "--", "s"))
 
     figure = Figure(figsize=(9, 5), layout="constrained")
     axis = figure.subplots()
     for name, values, colour, style, marker in lines:
-        label = f"{name}: mean {values.mean():.3f}"
+        label = f"{name}: mean {np.nanmean(values):.3f}"
         axis.plot(
             windows, values, style, color=colour, marker=marker or None, markersize=5, label=label
         )

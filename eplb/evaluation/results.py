@@ -16,7 +16,7 @@ import numpy as np
 from eplb.common import UserError, write_text
 from eplb.evaluation.feedback import feedback, printable, refusal_feedback, worst_layers
 from eplb.evaluation.measure import Evaluation
-from eplb.evaluation.scores import Figures, call_seconds, combined_scores, speed_score
+from eplb.evaluation.scores import combined_scores
 
 PLOTS = ("gpu_loads.png", "balancedness.png")
 
@@ -54,40 +54,18 @@ def metrics_of(evaluation: Evaluation, scoring: str) -> dict[str, Any]:
     """The content of metrics.json. ``public`` is what a model may see."""
     if evaluation.refusal is not None:
         return _refused(evaluation)
-    runs = evaluation.runs
-    public = {
-        name: _mean(getattr(run.scores, field) for run in runs)
-        for name, field in (
-            ("balancedness_score", "balancedness"),
-            ("balancedness_expert", "expert"),
-            ("balancedness_step", "step"),
-            ("balancedness_oracle", "same_window"),
-            ("migrated_experts", "migrated"),
-            ("node_locality", "locality"),
-        )
-    }
-    seconds, seed = call_seconds(evaluation.seconds), call_seconds(evaluation.seed_seconds)
-    public["speed_score"] = speed_score(seconds, seed)
-    public["call_ms"] = 1e3 * seconds
-    public["seed_call_ms"] = 1e3 * seed
-    figures = Figures(
-        public["balancedness_score"],
-        public["balancedness_expert"],
-        seconds,
-        seed,
-        public["migrated_experts"] / evaluation.settings.deployment.num_replicas,
-    )
+    figures = evaluation.figures
     scores = combined_scores(figures)
-    run_seconds = evaluation.seconds.sum(axis=1)
+    run_seconds = evaluation.run.seconds.sum(axis=1)
     return {
         "combined_score": scores[scoring],
-        "public": public,
+        "public": figures.public,
         "private": _private(evaluation, scoring, scores),
         "text_feedback": feedback(evaluation, figures, scoring),
         # As ShinkaEvolve means them: seconds of one whole run, over the runs.
         "execution_time_mean": float(run_seconds.mean()),
         "execution_time_std": float(run_seconds.std()),
-        "num_valid_runs": len(runs),
+        "num_valid_runs": evaluation.settings.repeats,
         "num_invalid_runs": 0,
         "all_validation_errors": [],
     }
@@ -95,28 +73,27 @@ def metrics_of(evaluation: Evaluation, scoring: str) -> dict[str, Any]:
 
 def _private(evaluation: Evaluation, scoring: str, scores: dict[str, float]) -> dict[str, Any]:
     """The researcher's extras: everything by window and repeat, and how it was measured."""
-    runs = evaluation.runs
-    settings = evaluation.settings
-    low, high = np.percentile(evaluation.seconds, [25, 75])
+    settings, run = evaluation.settings, evaluation.run
     private = {
         "scoring": scoring,
         "combined_scores": scores,
         "isolation": evaluation.isolation,
         "locality": "require" if settings.require_locality else "report",
-        "repeats": len(runs),
-        "repeats_agree": all(run.scores is runs[0].scores for run in runs),
-        "call_ms_quartiles": [1e3 * float(low), 1e3 * float(high)],
-        "call_ms_by_repeat": (1e3 * evaluation.seconds).tolist(),
-        "seed_call_ms_all": (1e3 * evaluation.seed_seconds).tolist(),
-        "balancedness_by_window": _by_window(run.scores.balancedness for run in runs),
-        "oracle_by_window": _by_window(run.scores.same_window for run in runs),
-        "balancedness_expert_by_window": _by_window(run.scores.expert for run in runs),
-        "migrated_experts_by_window": _by_window(run.scores.migrated for run in runs),
-        "worst_layers": [layer for layer, _, _ in worst_layers(runs[0])],
+        "repeats": settings.repeats,
+        "call_ms_quartiles": np.percentile(1e3 * run.seconds, [25, 75]).tolist(),
+        "call_ms_by_repeat": (1e3 * run.seconds).tolist(),
+        "seed_call_ms_by_repeat": (1e3 * run.seed_seconds).tolist(),
+        "by_window": {name: _known(values) for name, values in evaluation.scores.by_window.items()},
+        "worst_layers": [layer for layer, _, _ in worst_layers(evaluation.scores)],
     }
     if evaluation.seed_scores is not None:
-        private["seed_balancedness_by_window"] = evaluation.seed_scores.balancedness.tolist()
+        private["seed_balancedness_by_window"] = _known(evaluation.seed_scores.balancedness_score)
     return private
+
+
+def _known(values: np.ndarray) -> list[float | None]:
+    """``values`` for JSON, where a window without tokens has null."""
+    return [None if np.isnan(value) else float(value) for value in values]
 
 
 def _refused(evaluation: Evaluation) -> dict[str, Any]:
@@ -134,16 +111,6 @@ def _refused(evaluation: Evaluation) -> dict[str, Any]:
     }
 
 
-def _mean(values: Any) -> float:
-    """The mean over runs and windows; 0.0 where there is none (migrations of a single window)."""
-    everything = np.concatenate(list(values))
-    return float(everything.mean()) if everything.size else 0.0
-
-
-def _by_window(values: Any) -> list[float]:
-    return np.mean(list(values), axis=0).tolist()
-
-
 def table(metrics: dict[str, Any], program: Path) -> str:
     """The results on a screen, for a person."""
     if metrics["all_validation_errors"]:
@@ -152,14 +119,16 @@ def table(metrics: dict[str, Any], program: Path) -> str:
     low, high = private["call_ms_quartiles"]
     ratio = public["seed_call_ms"] / public["call_ms"]
     layers = ", ".join(map(str, private["worst_layers"])) or "none"
-    windows = private["balancedness_by_window"]
-    worst = int(np.argmin(windows))
+    windows = np.array(private["by_window"]["balancedness_score"], dtype=float)
+    worst = int(np.nanargmin(windows))
     rows = [
         (f"combined score ({private['scoring']})", f"{metrics['combined_score']:.4f}", ""),
         ("balancedness over GPUs", f"{public['balancedness_score']:.4f}", "1 is perfect"),
         ("  window seen (oracle)", f"{public['balancedness_oracle']:.4f}", ""),
         ("  record by record", f"{public['balancedness_step']:.4f}", ""),
         ("  over slots", f"{public['balancedness_expert']:.4f}", ""),
+        ("  experts in order", f"{public['balancedness_in_order']:.4f}", "no balancer"),
+        ("imbalance removed", f"{public['removed']:.4f}", "of that of experts in order"),
         ("speed score", f"{public['speed_score']:.4f}", f"{ratio:.3g} x as fast as the seed"),
         ("time per call", f"{public['call_ms']:.4g} ms", f"half of the calls {low:.4g}-{high:.4g}"),
         ("migrated experts", f"{public['migrated_experts']:.1f}", "per layer and window"),

@@ -1,132 +1,223 @@
-"""From placements and times to scores.
+"""From placements and times to scores: every formula of metrics.json, under its name there.
 
-Covered: what placements do to the windows they were made for and to the windows that followed,
-and every formula of a score. Not covered: running a program (`eplb.sandbox.runner`), checking its
-answers (`eplb.placement`), writing results (`eplb.evaluation.results`).
+A new metric is one more `metric` of `PlacementScores`; a new scoring is one more entry of
+`SCORINGS`, its formula and the sentence that a model is told. Not covered: running a program and
+checking its answers (`eplb.evaluation.measure`), writing results (`eplb.evaluation.results`).
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, fields
+from functools import cached_property
 from itertools import pairwise
 
 import numpy as np
 
-from eplb.loads import balancedness, gpu_loads, migrated_experts, slot_loads
+from eplb.loads import balancedness, experts_in_order, gpu_loads, migrated_experts, slot_loads
 from eplb.placement import Deployment, ExpertPlacement, node_locality
 from eplb.trace import History
 
-# The clock cannot tell shorter calls apart, and a time of zero would score without bound.
-SHORTEST_SECONDS = 1e-6
+# The clock cannot tell shorter calls apart, and published scorings divide by the time.
+SHORTEST_MS = 1e-3
+# A program this many times as fast as the seed has its speed's whole score.
+FULL_SPEED = 100.0
+
+
+class metric(cached_property):
+    """A figure by window. metrics.json has it, and its mean, under the name that it has here."""
 
 
 @dataclass(frozen=True)
 class PlacementScores:
-    """What the placements of one run did. W placements, each made after one window.
+    """What W placements did, each made after one window; a window without tokens has no figure.
 
-    balancedness: [W] over GPUs, on the window that followed
-    same_window: [W] over GPUs, on the window that the placement was made after
-    expert: [W] over slots, on the window that followed
-    step: [W] over GPUs, mean over the records of the window that followed
-    locality: [W] share of (layer, group) pairs that live on one node
-    migrated: [W - 1] experts per layer that GPUs fetched from one placement to the next
-    gpu_loads: [W, layers, num_gpus] tokens per GPU in the window that followed
+    placements: the i-th made after window i, which is scored on window i + 1
+    history: W + 1 windows at least
     """
 
-    balancedness: np.ndarray
-    same_window: np.ndarray
-    expert: np.ndarray
-    step: np.ndarray
-    locality: np.ndarray
-    migrated: np.ndarray
-    gpu_loads: np.ndarray
+    placements: list[ExpertPlacement]
+    history: History
+    deployment: Deployment
+
+    @cached_property
+    def gpu_loads(self) -> np.ndarray:
+        """[W, layers, num_gpus] tokens per GPU in the window that followed."""
+        return np.array([self._over_gpus(*pair) for pair in zip(self._coming, self.placements)])
+
+    @metric
+    def balancedness_score(self) -> np.ndarray:
+        """[W] over GPUs, on the window that followed."""
+        return balancedness(self.gpu_loads)
+
+    @metric
+    def balancedness_in_order(self) -> np.ndarray:
+        """[W] the same of experts in order, which no balancer has touched."""
+        layers, experts = self._coming.shape[1:]
+        in_order = experts_in_order(layers, experts, self.deployment.num_replicas)
+        return balancedness(self._over_gpus(self._coming, in_order))
+
+    @metric
+    def balancedness_oracle(self) -> np.ndarray:
+        """[W] over GPUs, on the window that the placement was made after."""
+        seen = zip(self.history.windows, self.placements)
+        return np.array([balancedness(self._over_gpus(*pair)) for pair in seen])
+
+    @metric
+    def balancedness_step(self) -> np.ndarray:
+        """[W] over GPUs, mean over the records of the window that followed."""
+        records = zip(self.history.records[1:], self.placements)
+        return np.array([mean(balancedness(self._over_gpus(*pair))) for pair in records])
+
+    @metric
+    def balancedness_expert(self) -> np.ndarray:
+        """[W] over slots, on the window that followed."""
+        pairs = zip(self._coming, self.placements)
+        return np.array([balancedness(slot_loads(*pair)) for pair in pairs])
+
+    @metric
+    def migrated_experts(self) -> np.ndarray:
+        """[W - 1] experts per layer that GPUs fetched from one placement to the next."""
+        num_gpus = self.deployment.num_gpus
+        return np.array([migrated_experts(*pair, num_gpus) for pair in pairwise(self.placements)])
+
+    @metric
+    def node_locality(self) -> np.ndarray:
+        """[W] share of (layer, group) pairs that live on one node."""
+        return np.array(
+            [node_locality(p.phy2log, p.num_experts, self.deployment) for p in self.placements]
+        )
+
+    @cached_property
+    def by_window(self) -> dict[str, np.ndarray]:
+        """Every metric under its name."""
+        every = [name for name, value in vars(type(self)).items() if isinstance(value, metric)]
+        return {name: getattr(self, name) for name in every}
+
+    @property
+    def means(self) -> dict[str, float]:
+        """Every metric's mean over the windows."""
+        return {name: mean(values) for name, values in self.by_window.items()}
+
+    @property
+    def _coming(self) -> np.ndarray:
+        return self.history.windows[1 : len(self.placements) + 1]
+
+    def _over_gpus(self, load: np.ndarray, placement: ExpertPlacement) -> np.ndarray:
+        return gpu_loads(load, placement, self.deployment.num_gpus)
 
 
-def score_placements(
-    placements: list[ExpertPlacement], history: History, deployment: Deployment
-) -> PlacementScores:
-    """Score ``placements``, the i-th made after window i, on the windows that followed."""
-    num_gpus, count = deployment.num_gpus, len(placements)
-    seen = list(zip(history.windows[:count], placements, strict=True))
-    coming = list(zip(history.windows[1 : count + 1], placements, strict=True))
-    steps = zip(history.records[1 : count + 1], placements, strict=True)
-    loads = np.array([gpu_loads(window, placement, num_gpus) for window, placement in coming])
-
-    def over_gpus(load: np.ndarray, placement: ExpertPlacement) -> float:
-        return balancedness(gpu_loads(load, placement, num_gpus))
-
-    def step_by_step(records: np.ndarray, placement: ExpertPlacement) -> float:
-        return float(np.mean([balancedness(r) for r in gpu_loads(records, placement, num_gpus)]))
-
-    return PlacementScores(
-        balancedness=np.array([balancedness(load) for load in loads]),
-        same_window=np.array([over_gpus(*pair) for pair in seen]),
-        expert=np.array([balancedness(slot_loads(*pair)) for pair in coming]),
-        step=np.array([step_by_step(*pair) for pair in steps]),
-        locality=np.array(
-            [node_locality(p.phy2log, p.num_experts, deployment) for p in placements]
-        ),
-        migrated=np.array(
-            [migrated_experts(*neighbours, num_gpus) for neighbours in pairwise(placements)]
-        ),
-        gpu_loads=loads,
-    )
+def mean(values: np.ndarray) -> float:
+    """The mean over what has a figure; 0.0 where nothing has (migrations of a single window)."""
+    known = values[~np.isnan(values)]
+    return float(known.mean()) if known.size else 0.0
 
 
-def call_seconds(seconds: np.ndarray) -> float:
-    """The time of one call, in seconds, from ``seconds`` [repeats, windows].
+def call_ms(seconds: np.ndarray) -> float:
+    """Milliseconds of one call, from ``seconds`` [repeats, windows].
 
-    Each window's median over the repeats, then their mean without the slowest window, which is as
-    a rule the first: a fresh process pays there for warming up. A median over windows would be
-    nought for a program that decides in every other window and repeats itself in between.
+    A repeat's mean over its windows but the first, where a fresh process warms up, then the median
+    over the repeats. No window is dropped for being slow, and none outvoted: a program that
+    decides in every third window has taken that time.
     """
-    by_window = np.sort(np.median(np.atleast_2d(seconds), axis=0))
-    kept = by_window[:-1] if len(by_window) > 1 else by_window
-    return max(float(kept.mean()), SHORTEST_SECONDS)
-
-
-def speed_score(seconds: float, seed_seconds: float) -> float:
-    """1 / (1 + 100 t / t_seed): the seed scores 0.0099, a program 100 times faster 0.5."""
-    return 1.0 / (1.0 + 100.0 * seconds / seed_seconds)
+    warm = seconds[:, 1:] if seconds.shape[1] > 1 else seconds
+    return max(1e3 * float(np.median(warm.mean(axis=1))), SHORTEST_MS)
 
 
 @dataclass(frozen=True)
 class Figures:
     """What a combined score is made of.
 
-    balanced_gpus, balanced_slots: mean balancedness over GPUs, and over slots
-    seconds, seed_seconds: of one call, of one call of the seed
-    moved: share of the slots whose expert is fetched from another GPU, per window
+    balancedness_score and the like: means of the metrics of these names
+    call_ms, seed_call_ms: of the program and of the seed
+    by_window: everything window by window
     """
 
-    balanced_gpus: float
-    balanced_slots: float
-    seconds: float
-    seed_seconds: float
-    moved: float
+    balancedness_score: float
+    balancedness_in_order: float
+    balancedness_expert: float
+    call_ms: float
+    seed_call_ms: float
+    by_window: PlacementScores
+
+    @classmethod
+    def of(cls, scores: PlacementScores, seconds: np.ndarray, seed_seconds: np.ndarray) -> Figures:
+        """The figures of a run: ``seconds`` and ``seed_seconds`` are [repeats, windows]."""
+        means = scores.means
+        return cls(
+            **{field.name: means[field.name] for field in fields(cls) if field.name in means},
+            call_ms=call_ms(seconds),
+            seed_call_ms=call_ms(seed_seconds),
+            by_window=scores,
+        )
+
+    @property
+    def removed(self) -> float:
+        """The share of the imbalance of experts in order that the program removes, 0 to 1.
+
+        0 where those are in balance already. The limit would be 1 at perfect balance and 0 a hair
+        below it: rounding would decide over half of the score.
+        """
+        imbalance = 1.0 - self.balancedness_in_order
+        gain = self.balancedness_score - self.balancedness_in_order
+        return max(0.0, gain / imbalance) if imbalance > 0 else 0.0
+
+    @property
+    def speed_score(self) -> float:
+        """Speed counts as far as it brings balance, and in full from a hundredfold on."""
+        return self.removed * min(1.0, self.seed_call_ms / (FULL_SPEED * self.call_ms))
+
+    @property
+    def public(self) -> dict[str, float]:
+        """What metrics.json shows to everybody, models included."""
+        ours = ("removed", "speed_score", "call_ms", "seed_call_ms")
+        return self.by_window.means | {name: getattr(self, name) for name in ours}
+
+
+@dataclass(frozen=True)
+class Scoring:
+    """How figures become a combined score, and what a model is told of it."""
+
+    formula: Callable[[Figures], float]
+    sentence: str
+
+
+def _adrs(figures: Figures) -> float:
+    seconds = 1e-3 * figures.call_ms
+    late = min(20.0 * seconds, 20.0) if seconds > 0.010 else 0.0
+    score = 90.0 * figures.balancedness_score + 5.0 * min(0.002 / seconds, 2.0) - late
+    return min(max(score, 0.0), 100.0)
+
+
+# Beside this project's own, the scorings that the repositories of these names publish for the
+# task. Their speed half is an absolute time. None is below zero, where ShinkaEvolve puts failures.
+SCORINGS = {
+    "eplb": Scoring(
+        lambda f: (f.balancedness_score + f.speed_score) / 2.0,
+        "combined_score = (balancedness_score + speed_score) / 2, where "
+        "speed_score = removed * min(1, t_seed / (100 * t)), "
+        "removed = max(0, (balancedness_score - b0) / (1 - b0)) and b0 is the balancedness of "
+        "experts in order (slot i holds expert i mod E) on the same windows. Speed counts as far "
+        "as it brings balance: a placement no better than experts in order gets nothing for it, "
+        "ten times the seed's speed a tenth of it, a hundred times all of it. From there on only "
+        "balance counts, and then for both halves.",
+    ),
+    "openevolve": Scoring(
+        lambda f: (f.balancedness_score + 20.0 / f.call_ms) / 2.0,
+        "combined_score = (balancedness_score + 0.02 s / t) / 2.",
+    ),
+    "skydiscover": Scoring(
+        lambda f: (f.balancedness_expert + 2.0 / f.call_ms) / 2.0,
+        "combined_score = (the balancedness over slots instead of GPUs + 0.002 s / t) / 2.",
+    ),
+    "adrs": Scoring(
+        _adrs,
+        "combined_score = 90 * balancedness_score + 5 * min(0.002 s / t, 2), less min(20 t, 20) "
+        "with t in seconds where t > 10 ms, within 0 to 100.",
+    ),
+}
 
 
 def combined_scores(figures: Figures) -> dict[str, float]:
-    """The combined score by each scoring.
-
-    ``eplb`` is this project's. ``balance`` and ``steady`` search for programs of another kind: a
-    hundredth of the seed's time costs as much as 0.01 of balancedness, and for ``steady`` so do
-    moves of a quarter of the slots. Neither is below zero, where ShinkaEvolve puts failures.
-    The others are those that the repositories of these names publish for the task, whose speed
-    half is an absolute time; `adrs` is bounded to 0-100.
-    """
-    balanced_gpus, seconds = figures.balanced_gpus, figures.seconds
-    balance = balanced_gpus - seconds / figures.seed_seconds
-    late = min(20.0 * seconds, 20.0) if seconds > 0.010 else 0.0
-    adrs = 90.0 * balanced_gpus + 5.0 * min(0.002 / seconds, 2.0) - late
-    return {
-        "eplb": (balanced_gpus + speed_score(seconds, figures.seed_seconds)) / 2.0,
-        "balance": max(balance, 0.0),
-        "steady": max(balance - figures.moved / 25.0, 0.0),
-        "openevolve": (balanced_gpus + 0.02 / seconds) / 2.0,
-        "skydiscover": (figures.balanced_slots + 0.002 / seconds) / 2.0,
-        "adrs": min(max(adrs, 0.0), 100.0),
-    }
-
-
-SCORINGS = ("eplb", "balance", "steady", "openevolve", "skydiscover", "adrs")
+    """The combined score by each scoring."""
+    return {name: scoring.formula(figures) for name, scoring in SCORINGS.items()}

@@ -22,6 +22,7 @@ def register_resolvers() -> None:
         "path": lambda name: str(project_file(name)),
         "models": _models,
         "meta_models": _meta_models,
+        "objective": _objective,
         "evaluation_jobs": lambda: max(1, (os.cpu_count() or 1) // 2),
         "slurm_partition": slurm_partition,
         "output_dir": output_dir,
@@ -42,6 +43,15 @@ def _meta_models(requested: Any, offline: bool) -> ListConfig | None:
 
     first = choose_models(requested, offline)[0]
     return None if first == OFFLINE_MODEL else OmegaConf.create([first])
+
+
+def _objective(scoring: str) -> str:
+    """What a model is told of the combined score; `UserError` for a scoring that there is not."""
+    from eplb.evaluation.scores import SCORINGS
+
+    if scoring not in SCORINGS:
+        raise UserError(f"scoring={scoring}: there is no such scoring; use {', '.join(SCORINGS)}")
+    return SCORINGS[scoring].sentence
 
 
 def slurm_partition() -> str:

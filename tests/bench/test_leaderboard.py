@@ -4,13 +4,12 @@ from __future__ import annotations
 
 from dataclasses import replace
 from itertools import product
-from pathlib import Path
 
 import numpy as np
 import pytest
 
 from eplb.bench import growth, leaderboard
-from eplb.common import UserError
+from eplb.common import UserError, project_file
 from eplb.placement import Deployment
 from eplb.trace import Trace, TraceHeader, write_trace
 from eplb.workload_model import PRESETS
@@ -63,7 +62,7 @@ def test_measures_a_scenario_and_draws_it(tmp_path, tiny_scenario):
 
 
 def test_lists_refused_programs_with_the_reason_and_goes_on(tmp_path, tiny_scenario):
-    seed = Path(leaderboard.__file__).parent.parent / "initial.py"
+    seed = project_file("initial.py")
     raises, wrong, right = (tmp_path / name for name in ("raises.py", "wrong.py", "right.py"))
     raises.write_text(seed.read_text() + "\n\ndef run_eplb(*_):\n    raise ValueError('a|b')\n")
     wrong.write_text(
@@ -79,7 +78,7 @@ def test_lists_refused_programs_with_the_reason_and_goes_on(tmp_path, tiny_scena
         line.split("|")[1].strip(): line for line in output.read_text().splitlines()[4:] if line
     }
     assert "refused: the program failed in window 0: ValueError: a\\|b" in lines["raises.py"]
-    assert "refused: phy2log: layer 0 has no slot for expert 1" in lines["wrong.py"]
+    assert "refused: window 0: phy2log: layer 0 has no slot for expert 1" in lines["wrong.py"]
     # Every line has as many cells as the heading.
     assert {line.replace("\\|", "").count("|") for line in lines.values()} == {9}
     assert "%" in lines["right.py"]
@@ -90,7 +89,7 @@ def test_scores_a_recorded_workload(tmp_path, tiny_scenario, capsys):
     trace = tmp_path / "mine.json"
     loads = np.random.default_rng(0).integers(1, 100, size=(7, 2, 12))
     write_trace(trace, Trace(loads, TraceHeader(rebalance_interval=2)))
-    program = Path(leaderboard.__file__).parent.parent / "programs" / "fastest.py"
+    program = project_file("programs/fastest.py")
     arguments = ["--repeats", "1", "--programs", str(program), "--scenarios", "mine"]
     assert leaderboard.main([*arguments, "--trace", str(trace), "16", "4", "2", "4"]) == 0
     printed = capsys.readouterr().out

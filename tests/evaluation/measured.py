@@ -8,8 +8,9 @@ import numpy as np
 
 from eplb import reference
 from eplb.evaluation.measure import Evaluation, ProgramRun, Settings
-from eplb.evaluation.scores import score_placements
+from eplb.evaluation.scores import PlacementScores
 from eplb.placement import Deployment, ExpertPlacement
+from eplb.sandbox.runner import Refused
 from eplb.trace import History
 from tests.strategies import random_loads
 
@@ -31,28 +32,34 @@ def steady_history(seed: int, windows=5, layers=4, experts=24) -> History:
     return history_of(np.repeat(loads, windows, axis=0))
 
 
-def run_of(phy2logs, history: History, deployment=DEPLOYMENT, seconds=0.002, stages=None):
+def scores_of(phy2logs, history: History, deployment=DEPLOYMENT) -> PlacementScores:
     placements = [ExpertPlacement.from_phy2log(p, history.windows.shape[2]) for p in phy2logs]
-    scores = score_placements(placements, history, deployment)
-    times = np.full(len(placements), seconds)
-    return ProgramRun([], placements, scores, times, stages or {})
+    return PlacementScores(placements, history, deployment)
 
 
-def reference_run(history: History, deployment=DEPLOYMENT, **kwargs) -> ProgramRun:
+def reference_scores(history: History, deployment=DEPLOYMENT) -> PlacementScores:
     """The reference balancer's placements, free of nodes."""
     phy2logs = [
         reference.place(load, deployment.num_replicas, deployment.num_gpus) for load in history.seen
     ]
-    return run_of(phy2logs, history, deployment, **kwargs)
+    return scores_of(phy2logs, history, deployment)
 
 
-def evaluation_of(runs, history: History, deployment=DEPLOYMENT, **kwargs) -> Evaluation:
+def evaluation_of(scores: PlacementScores, seconds=(0.002,), **kwargs) -> Evaluation:
+    """An evaluation of placements that took ``seconds`` a call in each repeat, the seed 0.2 s."""
+    times = np.repeat(np.array(seconds)[:, None], len(scores.placements), axis=1)
     values = {
-        "settings": Settings(Path("program.py"), Path("trace.json"), deployment),
-        "history": history,
+        "settings": Settings(
+            Path("program.py"), Path("trace.json"), scores.deployment, repeats=len(seconds)
+        ),
+        "history": scores.history,
         "isolation": "none, in a test",
-        "seed_seconds": np.array([[0.9, 0.2], [0.8, 0.2], [0.9, 0.2]]),
-        "seed_scores": None,
-        "runs": runs,
+        "run": ProgramRun(scores.placements, times, np.array([[0.9, 0.2]] * len(seconds))),
+        "scores": scores,
     }
     return Evaluation(**{**values, **kwargs})
+
+
+def refused(history: History, reason: Refused) -> Evaluation:
+    settings = Settings(Path("program.py"), Path("trace.json"), DEPLOYMENT)
+    return Evaluation(settings, history, "none, in a test", refusal=reason)

@@ -17,8 +17,8 @@ from eplb.placement import Deployment
 from tests.evaluation.measured import (
     DEPLOYMENT,
     random_history,
-    reference_run,
-    run_of,
+    reference_scores,
+    scores_of,
     steady_history,
 )
 from tests.strategies import seeds
@@ -26,7 +26,7 @@ from tests.strategies import seeds
 SLOTS, GPUS = DEPLOYMENT.num_replicas, DEPLOYMENT.num_gpus
 
 
-def seed_run(history, deployment=DEPLOYMENT):
+def seed_scores(history, deployment=DEPLOYMENT):
     d = deployment
     phy2logs = [
         initial.run_eplb(
@@ -34,19 +34,25 @@ def seed_run(history, deployment=DEPLOYMENT):
         )[0].numpy()
         for load in history.seen
     ]
-    return run_of(phy2logs, history, deployment)
+    return scores_of(phy2logs, history, deployment)
 
 
 @settings(deadline=None, max_examples=30)
 @given(seeds)
 def test_losses_add_up_to_what_is_missing(seed):
     history = random_history(seed)
-    for run in (reference_run(history), seed_run(history)):
-        parts = attribute(run, history, DEPLOYMENT)
+    for run in (reference_scores(history), seed_scores(history)):
+        parts = attribute(run)
         losses = parts.losses
         assert all(loss >= 0 for loss in losses.values())
-        best = max(parts.placed, parts.same_window, parts.repacked, parts.replicated, parts.free)
-        assert sum(losses.values()) == pytest.approx(1 - parts.placed)
+        best = max(
+            parts.balancedness_score,
+            parts.balancedness_oracle,
+            parts.repacked,
+            parts.replicated,
+            parts.free,
+        )
+        assert sum(losses.values()) == pytest.approx(1 - parts.balancedness_score)
         assert losses["rest"] == pytest.approx(1 - best)
 
 
@@ -54,25 +60,25 @@ def test_losses_add_up_to_what_is_missing(seed):
 @given(seeds)
 def test_the_reference_itself_loses_to_the_forecast_alone(seed):
     history = random_history(seed)
-    run = reference_run(history)
-    parts = attribute(run, history, DEPLOYMENT)
+    run = reference_scores(history)
+    parts = attribute(run)
     assert parts.losses["packing"] == pytest.approx(0)
     assert parts.losses["replication"] == pytest.approx(0)
     assert not parts.node_local or parts.losses["nodes"] == pytest.approx(0)
-    assert parts.no_forecast == pytest.approx(parts.placed)
-    assert parts.free == pytest.approx(parts.same_window)
+    assert parts.no_forecast == pytest.approx(parts.balancedness_score)
+    assert parts.free == pytest.approx(parts.balancedness_oracle)
 
 
 def test_a_steady_load_loses_nothing_to_the_forecast():
     history = steady_history(1)
-    parts = attribute(reference_run(history), history, DEPLOYMENT)
+    parts = attribute(reference_scores(history))
     assert parts.losses["forecast"] == 0
 
 
 def test_a_bad_packing_is_told_from_bad_replicas():
     history = steady_history(2)
     sorted_experts = [np.sort(reference.place(load, SLOTS, GPUS), axis=1) for load in history.seen]
-    losses = attribute(run_of(sorted_experts, history), history, DEPLOYMENT).losses
+    losses = attribute(scores_of(sorted_experts, history)).losses
     assert losses["packing"] > 0.05
     assert losses["replication"] == pytest.approx(0)
     assert losses["forecast"] == 0
@@ -89,7 +95,7 @@ def test_bad_replicas_are_told_from_a_bad_packing():
         expert = np.repeat(np.tile(np.arange(experts), layers), count.ravel()).reshape(layers, -1)
         gpu = reference.pack(reference.replica_loads(load, count), GPUS)
         phy2logs.append(np.take_along_axis(expert, np.argsort(gpu, axis=1, kind="stable"), axis=1))
-    losses = attribute(run_of(phy2logs, history), history, DEPLOYMENT).losses
+    losses = attribute(scores_of(phy2logs, history)).losses
     assert losses["replication"] > 0.05
     assert losses["packing"] == pytest.approx(0)
 
@@ -100,24 +106,31 @@ def test_nodes_are_blamed_where_one_group_is_hot():
     hot[:, :, :6] *= 50
     records = hot[:, None]
     history = type(history)(records, hot)
-    parts = attribute(seed_run(history), history, DEPLOYMENT)
+    parts = attribute(seed_scores(history))
     assert parts.node_local
     assert parts.losses["nodes"] > 0.2
     assert max(parts.losses, key=parts.losses.__getitem__) == "nodes"
     # The same program where there is but one node to keep to has nothing to lose to it.
     one_node = Deployment(SLOTS, DEPLOYMENT.num_groups, 1, GPUS)
-    assert not attribute(seed_run(history, one_node), history, one_node).node_local
+    assert not attribute(seed_scores(history, one_node)).node_local
 
 
 def test_the_seed_replicates_and_packs_as_well_as_the_reference_within_its_nodes():
     history = steady_history(5)
-    losses = attribute(seed_run(history), history, DEPLOYMENT).losses
+    losses = attribute(seed_scores(history)).losses
     assert losses["packing"] == pytest.approx(0, abs=1e-6)
     assert losses["replication"] == pytest.approx(0, abs=1e-6)
 
 
-def test_zero_loads():
-    history = steady_history(6)
-    empty = type(history)(history.records * 0, history.windows * 0)
-    losses = attribute(reference_run(empty), empty, DEPLOYMENT).losses
-    assert set(losses.values()) == {0.0}
+def test_windows_without_tokens_are_left_out():
+    history = random_history(6)
+    windows = history.windows.copy()
+    windows[1] = 0
+    quiet = type(history)(windows[:, None], windows)
+    parts = attribute(reference_scores(quiet))
+    assert all(0 < value <= 1 for name, value in vars(parts).items() if name != "node_local")
+    assert sum(parts.losses.values()) == pytest.approx(1 - parts.balancedness_score)
+    # The second window is neither seen with profit nor judged: three of the four oracles count.
+    oracle = reference_scores(quiet).balancedness_oracle
+    assert np.isnan(oracle).tolist() == [False, True, False, False]
+    assert parts.balancedness_oracle == pytest.approx(oracle[[0, 2, 3]].mean())

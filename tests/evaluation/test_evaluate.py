@@ -89,8 +89,7 @@ def test_a_scored_program(command, tmp_path):
     assert correct["correct"] is True
     assert metrics["combined_score"] != 0.99
     assert metrics["public"]["node_locality"] == 1.0
-    assert metrics["private"]["repeats_agree"] is True
-    assert "pack groups to nodes" in metrics["text_feedback"]
+    assert metrics["public"]["removed"] > 0
     assert not (tmp_path / "results" / "plots").exists()
 
 
@@ -162,6 +161,21 @@ def test_a_refusal_in_json(command, program):
     printed = json.loads(out)
     assert printed["correct"] is False
     assert printed["combined_score"] == 0.0
+
+
+def test_random_numbers_without_a_seed_are_refused(command, program):
+    """And the message says where the answers differ."""
+    random = seed_with(
+        "import time\n\ndef run_eplb(weight, *sizes):\n"
+        "    torch.manual_seed(time.perf_counter_ns())\n"
+        "    return seed(torch.rand(weight.shape), *sizes)"
+    )
+    status, out, _ = command(program=program(random))
+    assert status == 1
+    assert "window 0: layer 0, slot " in out
+    assert "random numbers need a fixed seed" in out
+    seeded = random.replace("time.perf_counter_ns()", "1")
+    assert command(program=program(seeded))[0] == 0
 
 
 MISUSE = [

@@ -15,49 +15,58 @@ from tests.evaluation.measured import (
     DEPLOYMENT,
     evaluation_of,
     random_history,
-    reference_run,
-    run_of,
+    reference_scores,
+    scores_of,
     steady_history,
 )
 
 
-def told(run, history, scoring="eplb", **kwargs):
-    return metrics_of(evaluation_of([run], history, **kwargs), scoring)["text_feedback"]
+def told(scores, scoring="eplb", seconds=0.002):
+    return metrics_of(evaluation_of(scores, (seconds,)), scoring)["text_feedback"]
 
 
 def test_figures_have_four_digits_and_are_those_of_the_scores():
-    history = random_history(1)
-    run = reference_run(history)
-    text = told(run, history)
-    assert f"{run.scores.balancedness.mean():.4f} on the next windows" in text
-    assert f"{run.scores.same_window.mean():.4f} on the windows seen (oracle)" in text
-    worst = int(run.scores.balancedness.argmin())
-    assert f"Worst windows: {worst}->{worst + 1} {run.scores.balancedness[worst]:.4f}" in text
-    assert "2 ms a call, the seed 200 ms; speed_score 0.5000" in text
+    scores = reference_scores(random_history(1))
+    text = told(scores)
+    assert f"{scores.balancedness_score.mean():.4f} on the next windows" in text
+    assert f"{scores.balancedness_oracle.mean():.4f} on the windows seen (oracle)" in text
+    worst = int(scores.balancedness_score.argmin())
+    assert f"Worst windows: {worst}->{worst + 1} {scores.balancedness_score[worst]:.4f}" in text
+    removed = figures_of(scores).removed
+    assert f"2 ms a call, the seed 200 ms; removed {removed:.4f} of the imbalance" in text
+    assert f"speed_score {removed:.4f}." in text
 
 
-def test_what_would_help_is_counted_by_the_chosen_scoring():
-    """Two milliseconds of the seed's 200, and a balancedness b."""
-    history = random_history(1)
-    run = reference_run(history)
-    missing = 1 - run.scores.balancedness.mean()
-    for scoring, faster, perfect in (
-        ("eplb", (2 / 3 - 1 / 2) / 2, missing / 2),
-        ("balance", 0.005, missing),
-        ("adrs", 5.0, 90 * missing),
+def figures_of(scores, seconds=0.002):
+    return evaluation_of(scores, (seconds,)).figures
+
+
+def test_what_is_worth_what_is_counted_by_the_chosen_scoring():
+    """Four milliseconds of the seed's 200: half of the speed's score. A balancedness b."""
+    scores = reference_scores(steady_history(1))
+    figures = figures_of(scores, 0.004)
+    missing = 1 - figures.balancedness_score
+    # What b gains, removed gains in proportion, and half of that the speed's score.
+    slope = (1 + 0.5 / (1 - figures.balancedness_in_order)) / 2
+    for scoring, faster, hundredth, perfect in (
+        ("eplb", figures.removed / 4, 0.01 * slope, missing * slope),
+        ("adrs", 2.5, 0.9, 90 * missing),
     ):
-        text = told(run, history, scoring)
-        assert f"Twice as fast would add {faster:.4f}" in text
-        assert f"perfect balance would add {perfect:.4f}." in text
+        text = told(scores, scoring, 0.004)
+        assert f"twice as fast is worth {faster:.4f} now" in text
+        assert f"one hundredth more balancedness {hundredth:.4f}" in text
+        assert f"perfect balance {perfect:.4f}." in text
+    # At a hundredth of the seed's time there is nothing to gain from speed.
+    assert "twice as fast is worth 0.0000 now" in told(scores, "eplb", 0.002)
 
 
 def test_the_part_that_lost_most_is_named_with_advice():
     history = random_history(2)
-    assert "Most to gain: forecast." in told(reference_run(history), history)
+    assert "Most to gain: forecast." in told(reference_scores(history))
     steady = steady_history(2)
     slots, gpus = DEPLOYMENT.num_replicas, DEPLOYMENT.num_gpus
     unpacked = [np.sort(reference.place(w, slots, gpus), axis=1) for w in steady.seen]
-    text = told(run_of(unpacked, steady), steady)
+    text = told(scores_of(unpacked, steady))
     assert "Most to gain: packing." in text
     assert "would reach 0." in text
 
@@ -68,13 +77,13 @@ def test_the_worst_layers_are_those_that_lose_most_time():
     records = history.records.copy()
     records[:, :, 2] = 10 * records[:, :, 1]
     history = History(records, records.sum(axis=1))
-    run = reference_run(history)
-    worst = worst_layers(run)
+    scores = reference_scores(history)
+    worst = worst_layers(scores)
     assert worst[0][0] == 2
     assert sum(share for _, _, share in worst) == pytest.approx(1)
-    loads = run.scores.gpu_loads[:, 2]
+    loads = scores.gpu_loads[:, 2]
     assert worst[0][1] == pytest.approx(loads.max(axis=1).sum() / loads.mean(axis=1).sum())
-    assert f"Worst layers: 2 (hottest GPU {worst[0][1]:.4f} x the mean" in told(run, history)
+    assert f"Worst layers: 2 (hottest GPU {worst[0][1]:.4f} x the mean" in told(scores)
 
 
 def test_perfect_balance_has_no_worst_layer():
@@ -82,22 +91,9 @@ def test_perfect_balance_has_no_worst_layer():
     flat = History(np.ones_like(history.records), np.ones_like(history.windows))
     phy2logs = [np.tile(np.arange(24), (4, 1))] * 4
     deployment = replace(DEPLOYMENT, num_replicas=24)
-    run = run_of(phy2logs, flat, deployment)
-    text = told(run, flat, deployment=deployment)
+    text = told(scores_of(phy2logs, flat, deployment))
     assert "No layer is out of balance." in text
     assert "Most to gain" not in text
-
-
-def test_stages_are_shown_by_time():
-    history = random_history(5)
-    run = reference_run(history, stages={"fast": 0.04, "slow": 0.4})
-    # Four windows were answered.
-    assert told(run, history).endswith("by the program's own word: slow 100 ms, fast 10 ms.")
-
-
-def test_no_stages_no_line():
-    history = random_history(6)
-    assert "Stages" not in told(reference_run(history), history)
 
 
 def test_a_refusal_says_why_and_the_way_out():

@@ -12,8 +12,7 @@ from eplb import reference
 from eplb.common import UserError
 from eplb.evaluation import measure as evaluation
 from eplb.evaluation.measure import Settings, evaluate
-from eplb.evaluation.scores import score_placements
-from eplb.placement import Deployment, ExpertPlacement
+from eplb.placement import Deployment, ExpertPlacement, validate
 from eplb.sandbox.runner import Answer, Refused, Run
 from eplb.trace import Trace, TraceHeader, write_trace
 from tests.strategies import random_loads
@@ -97,15 +96,15 @@ def test_the_seed_runs_before_each_repeat_and_no_run_sees_the_last_window(run, s
     assert sandbox.hidden == (trace, Path("results"))
     assert result.refusal is None
     assert result.seed_scores is None
-    np.testing.assert_array_equal(result.seconds, [[0.001] * 4, [0.002] * 4])
-    np.testing.assert_array_equal(result.seed_seconds, [[0.2] * 2] * 2)
+    np.testing.assert_array_equal(result.run.seconds, [[0.001] * 4, [0.002] * 4])
+    np.testing.assert_array_equal(result.run.seed_seconds, [[0.2] * 2] * 2)
     np.testing.assert_array_equal(result.history.records[4], loads[12:15])
 
 
 def test_the_seed_answers_everything_for_a_comparison(run, sandbox):
     result = run(seed_history=True)
     assert [len(windows) for _, windows in sandbox.runs[:2]] == [4, 2]
-    assert result.seed_scores.balancedness.shape == (4,)
+    assert result.seed_scores.balancedness_score.shape == (4,)
 
 
 def test_the_interval_can_be_chosen(run, sandbox):
@@ -113,17 +112,49 @@ def test_the_interval_can_be_chosen(run, sandbox):
     assert [len(windows) for _, windows in sandbox.runs] == [1] * 6
 
 
-def test_equal_answers_are_checked_and_scored_once(run, sandbox, monkeypatch):
+def test_equal_answers_are_checked_once(run, sandbox, monkeypatch):
     calls = []
 
-    def counting(*arguments):
+    def counting(*arguments, **named):
         calls.append(arguments)
-        return score_placements(*arguments)
+        return validate(*arguments, **named)
 
-    monkeypatch.setattr(evaluation, "score_placements", counting)
+    monkeypatch.setattr(evaluation, "validate", counting)
     result = run()
-    assert len(calls) == 1
-    assert len(result.runs) == 3
+    # Four windows of the program, and the seed's two before each of three repeats.
+    assert len(calls) == 4 + 3 * 2
+    assert result.run.seconds.shape == (3, 4)
+
+
+def test_a_repeat_that_places_differently_is_refused(run, sandbox):
+    def answer(windows, repeat):
+        answers = good(windows, repeat)
+        if repeat == 1:
+            # Layer 1 exchanges the experts of two slots.
+            phy2log = answers[2].phy2log.copy()
+            other = int(np.flatnonzero(phy2log[1] != phy2log[1, 5])[-1])
+            phy2log[1, [5, other]] = phy2log[1, [other, 5]]
+            p = ExpertPlacement.from_phy2log(phy2log, EXPERTS)
+            answers[2] = Answer(p.phy2log, p.log2phy, p.logcnt)
+        return answers
+
+    sandbox.answer = staticmethod(answer)
+    result = run()
+    assert str(result.refusal).startswith("window 2: layer 1, slot 5 holds expert ")
+    assert "in run 2 on the same windows" in str(result.refusal)
+    assert (result.run, result.scores) == (None, None)
+
+
+def test_another_order_or_width_of_log2phy_is_no_other_answer(run, sandbox):
+    def answer(windows, repeat):
+        pad = np.full((LAYERS, EXPERTS, repeat), -1)
+        return [
+            Answer(a.phy2log, np.concatenate([a.log2phy, pad], axis=2), a.logcnt)
+            for a in good(windows, repeat)
+        ]
+
+    sandbox.answer = staticmethod(answer)
+    assert run().refusal is None
 
 
 @pytest.mark.parametrize("broken", [0, 2])
@@ -137,7 +168,7 @@ def test_one_bad_answer_in_any_repeat_refuses_the_program(run, sandbox, broken):
     sandbox.answer = staticmethod(answer)
     result = run()
     assert str(result.refusal).startswith("window 2: logcnt: layer 1, expert 3 claims")
-    assert result.runs == []
+    assert result.run is None
 
 
 def test_a_refusal_by_the_sandbox_is_the_programs(run, sandbox):
@@ -212,4 +243,16 @@ def test_layers_and_experts_without_load(run, sandbox, trace):
     write_trace(trace, Trace(loads, TraceHeader(rebalance_interval=3)))
     result = run()
     assert result.refusal is None
-    assert np.isfinite(result.runs[0].scores.balancedness).all()
+    # Window 1 is judged on after window 0.
+    known = np.isfinite(result.scores.balancedness_score)
+    assert known.tolist() == [False, True, True, True]
+
+
+def test_a_trace_without_tokens_is_no_trace(run, sandbox, trace):
+    loads = random_loads(1, RECORDS, LAYERS, EXPERTS) + 1
+    for empty, verb in ((slice(None), "shown"), (slice(0, 12), "shown"), (slice(3, 17), "judged")):
+        some = loads.copy()
+        some[empty] = 0
+        write_trace(trace, Trace(some, TraceHeader(rebalance_interval=3)))
+        with pytest.raises(UserError, match=f"trace.json: no window that a program is {verb}"):
+            run()

@@ -10,22 +10,21 @@ import pytest
 
 from eplb.common import UserError
 from eplb.evaluation.results import metrics_of, prepare, table, write_misuse, write_results
-from eplb.evaluation.scores import SCORINGS, speed_score
+from eplb.evaluation.scores import SCORINGS
 from eplb.sandbox.runner import Refused
-from tests.evaluation.measured import evaluation_of, random_history, reference_run
+from tests.evaluation import measured
+from tests.evaluation.measured import evaluation_of, random_history, reference_scores
 
 
 @pytest.fixture(scope="module")
 def scored():
-    history = random_history(1)
-    runs = [reference_run(history, seconds=s) for s in (0.002, 0.003, 0.004)]
-    return evaluation_of(runs, history)
+    return evaluation_of(reference_scores(random_history(1)), (0.002, 0.004, 0.003))
 
 
 @pytest.fixture(scope="module")
 def refused():
     reason = Refused("window 3: phy2log: layer 1 has no slot for expert 2", ["line 7, in pack"])
-    return evaluation_of([], random_history(1), refusal=reason)
+    return measured.refused(random_history(1), reason)
 
 
 def written(folder, evaluation, scoring="eplb"):
@@ -46,36 +45,36 @@ def leaves(value):
 
 def test_what_is_reported(scored, tmp_path):
     metrics, correct = written(tmp_path, scored)
-    scores = scored.runs[0].scores
-    public = metrics["public"]
+    scores, public = scored.scores, metrics["public"]
     assert correct == {"correct": True, "error": ""}
-    assert public["balancedness_score"] == pytest.approx(scores.balancedness.mean())
-    assert public["balancedness_expert"] == pytest.approx(scores.expert.mean())
-    assert public["balancedness_step"] == pytest.approx(scores.step.mean())
-    assert public["balancedness_oracle"] == pytest.approx(scores.same_window.mean())
-    assert public["migrated_experts"] == pytest.approx(scores.migrated.mean())
-    assert public["node_locality"] == pytest.approx(scores.locality.mean())
+    assert set(scores.by_window) < set(public)
+    for name, values in scores.by_window.items():
+        assert public[name] == pytest.approx(values.mean())
+        assert metrics["private"]["by_window"][name] == pytest.approx(values.tolist())
     assert public["call_ms"] == pytest.approx(3)
     assert public["seed_call_ms"] == pytest.approx(200)
-    assert public["speed_score"] == pytest.approx(speed_score(0.003, 0.2))
+    for name in ("removed", "speed_score"):
+        assert public[name] == pytest.approx(getattr(scored.figures, name))
     expected = (public["balancedness_score"] + public["speed_score"]) / 2
     assert metrics["combined_score"] == pytest.approx(expected)
     # ShinkaEvolve means whole runs, here of four windows.
     assert metrics["execution_time_mean"] == pytest.approx(0.012)
     assert metrics["execution_time_std"] == pytest.approx(np.std([0.008, 0.012, 0.016]))
-    assert metrics["private"]["balancedness_by_window"] == pytest.approx(
-        scores.balancedness.tolist()
-    )
     assert metrics["private"]["isolation"] == "none, in a test"
 
 
-def test_repeats_that_differ_are_averaged():
+def test_windows_without_tokens_have_no_figure_and_count_in_no_mean():
     history = random_history(2)
-    runs = [reference_run(history), reference_run(random_history(3))]
-    public = metrics_of(evaluation_of(runs, history), "eplb")["public"]
-    means = [run.scores.balancedness.mean() for run in runs]
-    assert means[0] != means[1]
-    assert public["balancedness_score"] == pytest.approx(np.mean(means))
+    windows = history.windows.copy()
+    windows[2] = 0
+    scores = reference_scores(type(history)(windows[:, None], windows))
+    metrics = metrics_of(evaluation_of(scores), "eplb")
+    by_window = metrics["private"]["by_window"]["balancedness_score"]
+    assert [value is None for value in by_window] == [False, True, False, False]
+    known = [value for value in by_window if value is not None]
+    assert metrics["public"]["balancedness_score"] == pytest.approx(np.mean(known))
+    json.dumps(metrics, allow_nan=False)
+    assert "nan" not in table(metrics, "program.py") + metrics["text_feedback"]
 
 
 def test_all_numbers_are_finite_python_numbers(scored, refused):
@@ -88,7 +87,7 @@ def test_all_numbers_are_finite_python_numbers(scored, refused):
 
 def test_a_single_window_migrates_nothing():
     history = random_history(4, windows=2)
-    metrics = metrics_of(evaluation_of([reference_run(history)], history), "eplb")
+    metrics = metrics_of(evaluation_of(reference_scores(history)), "eplb")
     assert metrics["public"]["migrated_experts"] == 0.0
 
 

@@ -74,7 +74,7 @@ def test_shinkas_own_presets_still_fit():
 def test_the_task_states_the_formula_and_the_contract():
     message = compose_config([]).evo_config.task_sys_msg
     for words in (
-        "1 / (1 + 100 * t / t_seed)",
+        "removed * min(1, t_seed / (100 * t))",
         "(balancedness_score + speed_score) / 2",
         "rebalance_experts(weight, num_replicas, num_groups, num_nodes, num_gpus)",
         "more than one thread",
@@ -92,7 +92,7 @@ def test_the_task_states_the_objective_of_every_scoring(scoring):
     config = compose_config([f"scoring={scoring}"])
     assert config.job_config.extra_cmd_args.scoring == scoring
     assert config.evo_config.task_sys_msg.count("combined_score = ") == 1
-    assert config.objectives[scoring] in config.evo_config.task_sys_msg
+    assert SCORINGS[scoring].sentence in config.evo_config.task_sys_msg
 
 
 @pytest.mark.parametrize(
@@ -101,7 +101,7 @@ def test_the_task_states_the_objective_of_every_scoring(scoring):
         ("nosuch=1", "nosuch"),
         ("cluster=nosuch", "cluster/nosuch"),
         ("evo_config.num_generations=[", "num_generations"),
-        ("scoring=nosuch", "objectives.nosuch"),
+        ("scoring=nosuch", "there is no such scoring; use eplb, "),
         ("resume=nosuch", "resume=nosuch: no run has its results there"),
     ],
 )
