@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import random
+from collections.abc import Callable
 
 from eplb.proposer.mutations import Change, Sources
 from eplb.proposer.program import (
@@ -19,15 +20,21 @@ from eplb.proposer.program import (
 
 def take_function(program: Program, rng: random.Random, sources: Sources) -> Change | None:
     """Take one function from an inspiration that has it with the same signature."""
-    return _graft_some(program, rng, sources, lambda count: 1)
+    return _graft_some("take_function", program, rng, sources, lambda count: 1)
 
 
 def cross_over(program: Program, rng: random.Random, sources: Sources) -> Change | None:
     """Take a random share of the functions that an inspiration does differently."""
-    return _graft_some(program, rng, sources, lambda count: rng.randint(1, count))
+    return _graft_some("cross_over", program, rng, sources, lambda count: rng.randint(1, count))
 
 
-def _graft_some(program: Program, rng: random.Random, sources: Sources, how_many) -> Change | None:
+def _graft_some(
+    operator: str,
+    program: Program,
+    rng: random.Random,
+    sources: Sources,
+    how_many: Callable[[int], int],
+) -> Change | None:
     offers = [(donor, differing_functions(program, donor)) for donor in sources.donors]
     offers = [(donor, names) for donor, names in offers if names]
     if not offers:
@@ -41,7 +48,7 @@ def _graft_some(program: Program, rng: random.Random, sources: Sources, how_many
             return None
     return Change(
         program,
-        f"take_{'_and_'.join(chosen)}"[:80],
+        f"{operator}_{'_and_'.join(chosen)}"[:80],
         f"Take {', '.join(f'`{name}`' for name in chosen)} from an inspiration.",
     )
 

@@ -24,7 +24,10 @@ from eplb.proposer.program import (
 
 
 class Change(NamedTuple):
-    """A changed program, with a name fit for <NAME> and a sentence on what was done."""
+    """A changed program, with a name fit for <NAME> and a sentence on what was done.
+
+    The name begins with the operator's, so that a run tells which operators paid.
+    """
 
     program: Program
     name: str
@@ -55,7 +58,7 @@ def perturb_constant(program: Program, rng: random.Random, sources: Sources) -> 
     start, end = program.span(node)
     return Change(
         program.edited([(start, end, repr(new))]),
-        f"perturb_{_word(old)}_to_{_word(new)}",
+        f"perturb_constant_{_word(old)}_to_{_word(new)}",
         f"Change the constant {old!r} in line {node.lineno} to {new!r}.",
     )
 
@@ -86,7 +89,7 @@ def change_condition(program: Program, rng: random.Random, sources: Sources) -> 
     start, end = program.span(test)
     return Change(
         program.edited([(start, end, new)]),
-        f"condition_{_word(new)}"[:60],
+        f"change_condition_{_word(new)}"[:60],
         f"Replace the condition `{' '.join(old.split())}` by `{' '.join(new.split())}`.",
     )
 
@@ -120,7 +123,7 @@ def swap_in(program: Program, name: str, part: Part) -> Change:
     edits = [(start, end, part_source(part, name)), *supporting_edits(program, part, start)]
     return Change(
         program.edited(edits),
-        f"swap_{name}_for_{part.name}",
+        f"swap_function_{name}_for_{part.name}",
         f"Replace `{name}` by another {part.role} method. {part.summary}",
     )
 
@@ -156,7 +159,7 @@ def specialise_call(program: Program, rng: random.Random, sources: Sources) -> C
     ]
     return Change(
         program.edited(_in_one(edits)),
-        f"specialise_{name}_with_{part.name}",
+        f"specialise_call_{name}_with_{part.name}",
         f"Use another {part.role} method for one call of `{name}`. {part.summary}",
     )
 
@@ -193,7 +196,7 @@ def insert_step(program: Program, rng: random.Random, sources: Sources) -> Chang
     ]
     return Change(
         program.edited(_in_one(edits)),
-        f"insert_{step}_{part.name}",
+        f"insert_step_{step}_{part.name}",
         f"Let `{function.name}` work on `{step}({argument})`. {part.summary}",
     )
 

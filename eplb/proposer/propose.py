@@ -101,5 +101,5 @@ def _draw(program: Program, kind: str, rng: random.Random, sources: Sources) -> 
         if change is None:
             return None
         changes.append(change)
-    name = "_and_".join(change.name for change in changes)[:120]
+    name = "_and_".join(change.name for change in changes)[:200]
     return Change(changes[-1].program, name, " ".join(change.description for change in changes))

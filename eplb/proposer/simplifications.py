@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import ast
 import random
-import re
 import textwrap
 from collections.abc import Iterator
 
@@ -43,8 +42,7 @@ def simplify(program: Program, rng: random.Random, sources: Sources) -> Change |
                 break
             program = program.edited(more[1])
         what += " and the like"
-    name = re.sub(r"\W+", "_", what).strip("_").lower()[:60]
-    return Change(program, f"simplify_{name}", f"Simplify: {what}.")
+    return Change(program, f"simplify_{find.__name__}", f"Simplify: {what}.")
 
 
 def unused_definitions(program: Program) -> Iterator[Site]:
@@ -102,14 +100,6 @@ def self_assignments(program: Program) -> Iterator[Site]:
                         f"drop {node.value.id} assigned to itself",
                         [(*program.line_span(node), "")],
                     )
-
-
-def with_blocks(program: Program) -> Iterator[Site]:
-    """``with`` blocks that bind nothing: their body alone."""
-    for node in program.nodes(ast.With):
-        if all(item.optional_vars is None for item in node.items):
-            what = program.source(node.items[0].context_expr)
-            yield from _replaced_by(program, node, node.body, f"unwrap with {what}")
 
 
 def constant_conditions(program: Program) -> Iterator[Site]:
@@ -184,7 +174,6 @@ FINDERS = (
     unused_definitions,
     unread_assignments,
     self_assignments,
-    with_blocks,
     constant_conditions,
     forwarding_functions,
     drop_conversion,

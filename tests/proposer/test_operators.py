@@ -139,16 +139,16 @@ def simplified(text):
 
 def test_simplifying_leaves_the_essence():
     text = (
-        "import torch\nfrom contextlib import nullcontext\n# EVOLVE-BLOCK-START\nimport math\n\n\n"
+        "import torch\n# EVOLVE-BLOCK-START\nimport math\n\n\n"
         "def dead(x):\n    return math.pi\n\n\ndef inner(a, b):\n    return a - b\n\n\n"
         "def wrapper(a, b):\n    return inner(a, b)\n\n\ndef same(x):\n    return x\n\n\n"
-        "def run(a, b):\n    unread = a\n    with nullcontext():\n        if not False:\n"
-        "            a = same(a)\n            a = a\n        else:\n            a = 5\n"
+        "def run(a, b):\n    unread = a\n    if not False:\n"
+        "        a = same(a)\n        a = a\n    else:\n        a = 5\n"
         "    return wrapper(a.float().cpu(), b.gather(-1, a.argsort(dim=-1)))\n"
         "# EVOLVE-BLOCK-END\nstart = run\n"
     )
     expected = (
-        "import torch\nfrom contextlib import nullcontext\n# EVOLVE-BLOCK-START\n"
+        "import torch\n# EVOLVE-BLOCK-START\n"
         "def inner(a, b):\n    return a - b\n"
         "def run(a, b):\n    a = a\n"
         "    return inner(a, torch.empty_like(b).scatter_(-1, a, b))\n"
