@@ -10,6 +10,7 @@ import atexit
 import os
 import random
 import shlex
+import shutil
 import signal
 import sys
 from pathlib import Path
@@ -22,7 +23,7 @@ from eplb.common import MISUSED, UserError, project_file
 from eplb.evolution import resume
 from eplb.evolution.models import OFFLINE_MODEL, answering_models, silent_models
 from eplb.evolution.progress import Watcher
-from eplb.evolution.rundb import hold, keep_best
+from eplb.evolution.rundb import Run
 
 STOPPED = 1
 
@@ -60,7 +61,7 @@ def _make_ready(
     if settings["meta_llm_models"]:
         settings["meta_llm_models"] = models[:1]
     folder.mkdir(parents=True, exist_ok=True)
-    lock = hold(folder)
+    lock = resume.hold(folder)
     done = resume.prepare(folder, num_islands)
     if done:
         # A resumed run shall not draw again what it drew at first.
@@ -128,17 +129,34 @@ def _watch(settings: dict[str, Any], folder: Path, lock: Any) -> None:
     watcher = Watcher(folder, settings["num_generations"], why_silent, end)
 
     def finish() -> None:
-        status = watcher.finish()
+        run = watcher.finish()
         resume.end_evaluations(folder)
-        if status.best_score is not None:
-            score = f"combined score {status.best_score:.4f}, generation {status.best_generation}"
-            print(f"best program: {keep_best(folder)} ({score})", file=watcher.out)
+        if run.best is not None:
+            score = f"combined score {run.best.score:.4f}, gen_{run.best.generation}"
+            print(f"best program: {keep_best(run)} ({score})", file=watcher.out)
         lock.close()
 
     for number, name in ((signal.SIGINT, "interrupted"), (signal.SIGTERM, "terminated")):
         signal.signal(number, lambda number, frame, name=name: end(name, 128 + number))
     atexit.register(finish)
     watcher.start()
+
+
+def keep_best(run: Run) -> Path | None:
+    """Make ``best/`` the folder of the best program, and return its ``main.py``.
+
+    ShinkaEvolve keeps it too, but a run that was killed at the wrong moment has half a copy.
+    """
+    if run.best is None:
+        return None
+    program = run.folder / "best" / "main.py"
+    if not program.is_file() or program.read_text(encoding="utf-8") != run.best.code:
+        fresh = run.folder / ".best"
+        shutil.rmtree(fresh, ignore_errors=True)
+        shutil.copytree(run.folder / f"gen_{run.best.generation}", fresh)
+        shutil.rmtree(run.folder / "best", ignore_errors=True)
+        fresh.rename(run.folder / "best")
+    return program
 
 
 def _resume_command(folder: Path) -> str:

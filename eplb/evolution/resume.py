@@ -16,6 +16,7 @@ proposals that were on their way.
 
 from __future__ import annotations
 
+import fcntl
 import os
 import re
 import shutil
@@ -23,6 +24,7 @@ import sqlite3
 import subprocess
 from contextlib import closing
 from pathlib import Path
+from typing import IO
 
 import psutil
 
@@ -30,6 +32,17 @@ from eplb.common import UserError
 from eplb.evolution.rundb import DATABASE
 
 _GENERATION = re.compile(r"gen_(\d+)$")
+
+
+def hold(folder: Path) -> IO:
+    """Keep every other run out of the folder for as long as the returned file is open."""
+    lock = open(folder / ".lock", "w")
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        lock.close()
+        raise UserError(f"another run is writing to {folder}; wait or stop it first") from error
+    return lock
 
 
 def prepare(folder: Path, num_islands: int) -> int:

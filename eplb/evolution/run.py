@@ -19,7 +19,6 @@ from shinka.core import EvolutionConfig, ShinkaEvolveRunner
 from eplb.common import DONE, UserError, write_text
 from eplb.evolution.ready import STOPPED
 from eplb.evolution.resolvers import output_dir
-from eplb.evolution.rundb import read_status
 
 VARIANT = "variant=eplb_example"
 
@@ -37,10 +36,20 @@ def run(overrides: Sequence[str]) -> int:
     write_text(folder / ".hydra" / "config.yaml", OmegaConf.to_yaml(config, resolve=True))
     evolution = instantiate(config.evo_config)
     with _quiet(config.verbose, folder):
-        _runner(config, evolution).run()
-    status = read_status(folder)
-    spent = evolution.max_api_costs is not None and status.cost >= evolution.max_api_costs
-    return DONE if spent or status.generations >= evolution.num_generations else STOPPED
+        runner = _runner(config, evolution)
+        runner.run()
+    return DONE if _did_all(runner) else STOPPED
+
+
+def _did_all(runner: ShinkaEvolveRunner) -> bool:
+    """Whether the run ended because its budget or its generations were used up.
+
+    ShinkaEvolve stops at the cost so far plus an estimate for the proposals on their way, and a
+    generation whose proposals all failed is used up without a program.
+    """
+    generations = runner.evo_config.num_generations
+    used_up = max(runner.completed_generations, runner.next_generation_to_submit) >= generations
+    return used_up or runner.cost_limit_reached
 
 
 def _runner(config: DictConfig, evolution: EvolutionConfig) -> ShinkaEvolveRunner:

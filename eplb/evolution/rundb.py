@@ -1,102 +1,300 @@
-"""A run's results folder: what ShinkaEvolve's database says of it, and its best program."""
+"""The one reader of a run's ``programs.sqlite``, also while the run is writing to it.
+
+Covered: the programs and the proposals that were given up, which program is best, and what the run
+cost. Not covered: files beside the database. Everything in it was written by a language model or by
+an evaluated program: numbers are taken where they are finite numbers, text where it is text.
+Nothing in the folder is changed or created.
+"""
 
 from __future__ import annotations
 
-import fcntl
-import shutil
+import json
+import math
 import sqlite3
-from contextlib import closing
-from dataclasses import dataclass
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
+from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
-from typing import IO
+from typing import Any
 
 from eplb.common import UserError
 
 DATABASE = "programs.sqlite"
+# A run that is being written to may hold the database for a moment, never for long.
+PATIENCE_SECONDS = 10
+# What ShinkaEvolve notes beside each program and each proposal that it gave up, in US dollars.
+COSTS = {
+    "api_costs": "edits",
+    "novelty_cost": "novelty checks",
+    "embed_cost": "embeddings",
+    "meta_cost": "summaries and advice",
+}
 
-_STATUS = """
-    SELECT COUNT(DISTINCT generation),
-           SUM(COALESCE(json_extract(metadata, '$.api_costs'), 0)
-             + COALESCE(json_extract(metadata, '$.embed_cost'), 0)
-             + COALESCE(json_extract(metadata, '$.novelty_cost'), 0)
-             + COALESCE(json_extract(metadata, '$.meta_cost'), 0))
-    FROM programs
+_PROGRAMS = """
+    SELECT id, code, parent_id, archive_inspiration_ids, top_k_inspiration_ids, generation,
+           timestamp, correct, combined_score, public_metrics, text_feedback, metadata, island_idx,
+           migration_history
+    FROM programs ORDER BY generation, timestamp, rowid
 """
-_BEST = """
-    SELECT generation, combined_score, code FROM programs
-    WHERE correct = 1 ORDER BY combined_score DESC, generation LIMIT 1
+_FAILED_PROPOSALS = """
+    SELECT generation, stage, details FROM attempt_log
+    WHERE status = 'failed' ORDER BY generation, id
 """
+
+
+def finite(value: Any) -> float | None:
+    """``value`` as a float where it is a finite number, else None."""
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        return None
+    try:
+        number = float(value)
+    except OverflowError:
+        return None
+    return number if math.isfinite(number) else None
+
+
+def text(value: Any) -> str:
+    """``value`` where it is text, else the empty string."""
+    return value.strip() if isinstance(value, str) else ""
+
+
+def costs(details: dict[str, Any]) -> dict[str, float]:
+    """US dollars by purpose, of a program's metadata or a given-up proposal's details."""
+    return {purpose: finite(details.get(key)) or 0.0 for key, purpose in COSTS.items()}
 
 
 @dataclass(frozen=True)
-class Status:
-    """Generations in the database, US dollars spent, and the best correct program, if any."""
+class Migration:
+    """A program moved from one island to another."""
 
-    generations: int = 0
-    cost: float = 0.0
-    best_score: float | None = None
-    best_generation: int | None = None
-
-
-def read_status(folder: Path) -> Status:
-    """What the database says now; an empty status while there is no table yet."""
-    try:
-        with closing(_open(folder)) as database:
-            generations, cost = database.execute(_STATUS).fetchone()
-            best = database.execute(_BEST).fetchone()
-    except sqlite3.OperationalError:
-        return Status()
-    generation, score, _ = best or (None, None, None)
-    return Status(generations, cost or 0.0, score, generation)
+    generation: int
+    source: int
+    target: int
+    timestamp: float
 
 
-def seed_failure(folder: Path) -> str | None:
-    """Why the seed program could not be scored, once it has been tried."""
-    try:
-        with closing(_open(folder)) as database:
-            row = database.execute(
-                "SELECT correct, text_feedback, json_extract(metadata, '$.stderr_log')"
-                " FROM programs WHERE generation = 0"
-            ).fetchone()
-    except sqlite3.OperationalError:
-        return None
-    if row is None or row[0]:
-        return None
-    lines = f"{row[1] or ''}\n{row[2] or ''}".strip().splitlines()
-    return lines[-1] if lines else f"see {folder}/gen_0/results"
+@dataclass(frozen=True)
+class Program:
+    """One row of the programs table.
 
-
-def keep_best(folder: Path) -> Path | None:
-    """Make ``best/`` the folder of the best program, and return its ``main.py``.
-
-    ShinkaEvolve keeps it too, but a run that was killed at the wrong moment has half a copy.
+    score: the combined score; None unless the program is correct and its score is finite
+    island: where the program lives now; `birth_island` is where it was made
     """
-    with closing(_open(folder)) as database:
-        best = database.execute(_BEST).fetchone()
-    if best is None:
-        return None
-    generation, _, code = best
-    program = folder / "best" / "main.py"
-    if not program.is_file() or program.read_text(encoding="utf-8") != code:
-        fresh = folder / ".best"
-        shutil.rmtree(fresh, ignore_errors=True)
-        shutil.copytree(folder / f"gen_{generation}", fresh)
-        shutil.rmtree(folder / "best", ignore_errors=True)
-        fresh.rename(folder / "best")
-    return program
+
+    id: str
+    code: str
+    parent_id: str | None
+    inspirations: tuple[str, ...]
+    generation: int
+    timestamp: float
+    correct: bool
+    score: float | None
+    public: dict[str, Any]
+    feedback: str
+    metadata: dict[str, Any]
+    island: int
+    migrations: tuple[Migration, ...]
+
+    @property
+    def balancedness(self) -> float | None:
+        return finite(self.public.get("balancedness_score")) if self.correct else None
+
+    @property
+    def milliseconds(self) -> float | None:
+        """Time of one call; None where it is missing or not positive."""
+        value = finite(self.public.get("call_ms")) if self.correct else None
+        return value if value is not None and value > 0 else None
+
+    @cached_property
+    def is_seed(self) -> bool:
+        return self.generation == 0 and self.parent_id is None
+
+    @cached_property
+    def is_copy(self) -> bool:
+        """Whether ShinkaEvolve made it from another program of the database, to found an island."""
+        return bool(self.metadata.get("_is_island_copy") or self.metadata.get("_spawned_island"))
+
+    @cached_property
+    def name(self) -> str:
+        return text(self.metadata.get("patch_name")) or f"program of generation {self.generation}"
+
+    description = property(lambda self: text(self.metadata.get("patch_description")))
+    edit = property(lambda self: text(self.metadata.get("patch_type")))
+    model = property(lambda self: text(self.metadata.get("model_name")))
+
+    @cached_property
+    def began(self) -> float:
+        """When its parent and inspirations were chosen, in seconds since the epoch."""
+        started = finite(self.metadata.get("pipeline_started_at"))
+        return self.timestamp if started is None else started
+
+    @property
+    def birth_island(self) -> int:
+        return self.migrations[0].source if self.migrations else self.island
+
+    def island_at(self, timestamp: float) -> int:
+        """The island that the program lived on at ``timestamp``."""
+        island = self.birth_island
+        for move in self.migrations:
+            if move.timestamp <= timestamp:
+                island = move.target
+        return island
 
 
-def hold(folder: Path) -> IO:
-    """Keep every other run out of the folder for as long as the returned file is open."""
-    lock = open(folder / ".lock", "w")
+@dataclass(frozen=True)
+class FailedProposal:
+    """A generation that never became a program: the model's edits could not be used."""
+
+    generation: int
+    stage: str
+    details: dict[str, Any] = field(default_factory=dict)
+
+    model = property(lambda self: text(self.details.get("model_name")))
+
+
+@dataclass(frozen=True)
+class Run:
+    """What a run's database holds.
+
+    programs: in order of generation
+    unfinished: the database has a write-ahead log: the run is going on, or was interrupted
+    damaged: JSON fields of the database that could not be read and count as empty
+    """
+
+    folder: Path
+    programs: tuple[Program, ...] = ()
+    failed_proposals: tuple[FailedProposal, ...] = ()
+    unfinished: bool = False
+    damaged: int = 0
+
+    @cached_property
+    def generations(self) -> int:
+        """Generations that became programs, the seed's (generation 0) among them."""
+        return len({program.generation for program in self.programs})
+
+    @cached_property
+    def seed(self) -> Program | None:
+        return next((p for p in self.programs if p.is_seed and not p.is_copy), None)
+
+    @cached_property
+    def best(self) -> Program | None:
+        """The correct program of the highest finite score, the earliest of equals."""
+        scored = (program for program in self.programs if program.score is not None)
+        return max(scored, key=lambda program: program.score, default=None)
+
+    @cached_property
+    def cost(self) -> float:
+        """US dollars of all programs and given-up proposals; copies of a program cost nothing."""
+        noted = [program.metadata for program in self.programs if not program.is_copy]
+        noted += [proposal.details for proposal in self.failed_proposals]
+        return math.fsum(sum(costs(details).values()) for details in noted)
+
+
+def read_run(folder: Path) -> Run:
+    """Read a results folder. Raises `UserError` where it is not one, or holds no program yet."""
+    database = find_database(folder)
+    unfinished = any(path.stat().st_size for path in _logs(database) if path.exists())
+    parser = _Parser()
     try:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError as error:
-        lock.close()
-        raise UserError(f"another run is writing to {folder}; wait or stop it first") from error
-    return lock
+        with _snapshot(database) as connection:
+            programs = tuple(parser.program(row) for row in connection.execute(_PROGRAMS))
+            proposals = tuple(parser.proposal(row) for row in connection.execute(_FAILED_PROPOSALS))
+    except (sqlite3.Error, TypeError, ValueError) as error:
+        way_out = "give the results folder of a run, or restore the file from a backup"
+        message = f"cannot read {database} as a database of ShinkaEvolve ({error}); {way_out}"
+        raise UserError(message) from error
+    if not programs:
+        raise UserError(f"{database} holds no program yet; wait for the seed's evaluation")
+    return Run(folder, programs, proposals, unfinished, parser.damaged)
 
 
-def _open(folder: Path) -> sqlite3.Connection:
-    # Read-only and never creating: ShinkaEvolve takes an existing database for a run to resume.
-    return sqlite3.connect(f"file:{folder / DATABASE}?mode=ro", uri=True, timeout=30)
+def find_database(folder: Path) -> Path:
+    """The database in a results folder. Raises `UserError` with a way out where there is none."""
+    if not folder.is_dir():
+        state = "is not a folder" if folder.exists() else "does not exist"
+        raise UserError(f"{folder} {state}; give the results folder of a run")
+    database = folder / DATABASE
+    if database.is_file():
+        return database
+    below = [*folder.glob(f"*/{DATABASE}"), *folder.glob(f"*/*/{DATABASE}")]
+    way_out = f"give one of a run, such as {max(below).parent}" if below else "give one of a run"
+    raise UserError(f"{folder} has no {DATABASE}, so it is not a results folder; {way_out}")
+
+
+def _logs(database: Path) -> list[Path]:
+    # What SQLite keeps beside a database that is, or was, being written to.
+    return [database.with_name(f"{DATABASE}{suffix}") for suffix in ("-wal", "-journal")]
+
+
+@contextmanager
+def _snapshot(database: Path) -> Iterator[sqlite3.Connection]:
+    """One consistent, read-only view of the database, whatever a run writes meanwhile."""
+    # Quoted: SQLite takes `#` and `?` in a URI for its own. Never creating: ShinkaEvolve takes an
+    # existing database for a run to resume.
+    uri = f"{database.absolute().as_uri()}?mode=ro"
+    if not any(path.exists() for path in _logs(database)):
+        # Nobody has it open. Without this, SQLite leaves a -wal and a -shm file behind, and cannot
+        # read at all in a folder that it may not write to.
+        uri += "&immutable=1"
+    with closing(sqlite3.connect(uri, uri=True, timeout=PATIENCE_SECONDS)) as connection:
+        connection.row_factory = sqlite3.Row
+        connection.text_factory = lambda raw: raw.decode("utf-8", errors="replace")
+        connection.execute("BEGIN")
+        yield connection
+
+
+class _Parser:
+    """Turns rows into programs, and counts the JSON fields that could not be read."""
+
+    damaged = 0
+
+    def json(self, field: str | None, kind: type) -> Any:
+        """A JSON field as ``kind`` (dict or list); empty where it is missing or damaged."""
+        if not field:
+            return kind()
+        try:
+            value = json.loads(field)
+        except (TypeError, ValueError, RecursionError):
+            value = None
+        if isinstance(value, kind):
+            return value
+        self.damaged += 1
+        return kind()
+
+    def program(self, row: sqlite3.Row) -> Program:
+        correct = bool(row["correct"])
+        island = row["island_idx"]
+        inspirations = self.json(row["archive_inspiration_ids"], list)
+        inspirations += self.json(row["top_k_inspiration_ids"], list)
+        return Program(
+            id=str(row["id"]),
+            code=str(row["code"]),
+            parent_id=row["parent_id"] or None,
+            inspirations=tuple(dict.fromkeys(i for i in inspirations if isinstance(i, str))),
+            generation=int(row["generation"]),
+            timestamp=float(row["timestamp"]),
+            correct=correct,
+            score=finite(row["combined_score"]) if correct else None,
+            public=self.json(row["public_metrics"], dict),
+            feedback=text(row["text_feedback"]),
+            metadata=self.json(row["metadata"], dict),
+            island=0 if island is None else int(island),
+            migrations=tuple(self._migrations(row["migration_history"])),
+        )
+
+    def _migrations(self, field: str | None) -> Iterator[Migration]:
+        for move in self.json(field, list):
+            try:
+                yield Migration(
+                    generation=int(move["generation"]),
+                    source=int(move["from"]),
+                    target=int(move["to"]),
+                    timestamp=float(move["timestamp"]),
+                )
+            except (KeyError, TypeError, ValueError):
+                self.damaged += 1
+
+    def proposal(self, row: sqlite3.Row) -> FailedProposal:
+        details = self.json(row["details"], dict)
+        return FailedProposal(int(row["generation"]), str(row["stage"]), details)

@@ -5,6 +5,6 @@ failures and cost, as one file that needs neither a network nor JavaScript, also
 still going on. Not covered: the prompts and the programs' full code other than the best one's
 (`shinka_visualize` shows those).
 
-`database` reads, `history` and `accounts` work out what happened, `figures` places marks, `page`
-writes HTML. Only `page` needs more than the standard library, and nothing here imports shinka.
+`eplb.evolution.rundb` and `side_files` read, `history` and `accounts` work out what happened,
+`figures` places marks, `page` writes HTML. Nothing here imports shinka.
 """

@@ -7,7 +7,7 @@ import time
 from pathlib import Path
 
 from eplb.common import DONE, exit_on_user_error, write_text
-from eplb.report.database import read_run
+from eplb.evolution.rundb import read_run
 from eplb.report.page import render
 
 

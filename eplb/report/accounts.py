@@ -11,15 +11,9 @@ from collections import defaultdict
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
-from eplb.report.database import Run
-from eplb.report.program import Program, finite, text
+from eplb.evolution.rundb import COSTS, Program, Run, costs, finite, text
+from eplb.report.side_files import failed_edits, reason
 
-COSTS = {
-    "api_costs": "edits",
-    "novelty_cost": "novelty checks",
-    "embed_cost": "embeddings",
-    "meta_cost": "summaries and advice",
-}
 LONGEST_REASON = 160
 NUMBER = re.compile(r"(?<![\w.])[-+]?\d+(?:\.\d+)?(?:e[-+]?\d+)?(?![\w])", re.IGNORECASE)
 
@@ -39,13 +33,13 @@ def failures(run: Run) -> list[Failures]:
     found: dict[tuple[str, str], Failures] = {}
 
     def count(stage: str, told: str, generation: int) -> None:
-        reason = summarise(told)
-        entry = found.setdefault((stage, reason), Failures(stage, reason, example=told))
+        summary = summarise(told)
+        entry = found.setdefault((stage, summary), Failures(stage, summary, example=told))
         entry.generations.append(generation)
 
     for program in run.programs:
         if not program.correct and not program.is_copy:
-            told = run.reasons.get(program.generation) or program.feedback
+            told = reason(run.folder, program.generation) or program.feedback
             told = told or text(program.metadata.get("stderr_log"))
             if not told and program.metadata.get("results_missing"):
                 told = "the evaluation left no results"
@@ -53,7 +47,7 @@ def failures(run: Run) -> list[Failures]:
     for proposal in run.failed_proposals:
         told = text(proposal.details.get("failure_reason"))
         count("Proposal given up", told, proposal.generation)
-    for edit in sorted(run.failed_edits, key=lambda edit: edit.generation):
+    for edit in sorted(failed_edits(run.folder), key=lambda edit: edit.generation):
         count("Edit asked for again", edit.reason, edit.generation)
     stages = list(dict.fromkeys(stage for stage, _ in found))
     return sorted(found.values(), key=lambda f: (stages.index(f.stage), -len(f.generations)))
@@ -107,7 +101,7 @@ def models(run: Run) -> list[Model]:
     for proposal in run.failed_proposals:
         model = found[proposal.model]
         model.proposals += 1
-        model.cost += sum(_costs(proposal.details).values())
+        model.cost += sum(costs(proposal.details).values())
     for name, model in found.items():
         model.name = name or "not recorded"
     return sorted(found.values(), key=lambda model: -model.proposals)
@@ -120,7 +114,7 @@ def _count_program(model: Model, program: Program, parent: Program | None) -> No
     model.correct += program.correct
     model.input_tokens += int(finite(answer.get("input_tokens")) or 0)
     model.output_tokens += int(finite(answer.get("output_tokens")) or 0)
-    model.cost += sum(_costs(program.metadata).values())
+    model.cost += sum(costs(program.metadata).values())
     if program.score is not None:
         model.best = program.score if model.best is None else max(model.best, program.score)
         model.improved += parent is not None and (
@@ -146,22 +140,18 @@ def bill(run: Run) -> Bill:
     by_purpose = dict.fromkeys(COSTS.values(), 0.0)
     given_up = 0.0
     for details in [p.metadata for p in own] + [f.details for f in run.failed_proposals]:
-        for purpose, cost in _costs(details).items():
+        for purpose, cost in costs(details).items():
             by_purpose[purpose] += cost
     for proposal in run.failed_proposals:
-        given_up += sum(_costs(proposal.details).values())
+        given_up += sum(costs(proposal.details).values())
     return Bill(
         by_purpose=by_purpose,
-        total=sum(by_purpose.values()),
+        total=run.cost,
         given_up=given_up,
         seconds=max(p.timestamp for p in own) - min(p.began for p in own) if own else 0.0,
         proposing=_sum(own, "sampling_seconds"),
         evaluating=_sum(own, "evaluation_seconds"),
     )
-
-
-def _costs(details: dict) -> dict[str, float]:
-    return {purpose: finite(details.get(key)) or 0.0 for key, purpose in COSTS.items()}
 
 
 def _sum(programs: Iterable[Program], key: str) -> float:

@@ -12,9 +12,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
 
+from eplb.evolution.rundb import Program
 from eplb.report.axis import Axis, spread
 from eplb.report.history import Exchange, Island
-from eplb.report.program import Program
 
 WIDTH = 760
 LEFT, RIGHT, TOP, BOTTOM = 64, 132, 14, 44

@@ -13,22 +13,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from eplb.bench.pareto import front
-from eplb.report.program import Program
-
-
-def find_seed(programs: Sequence[Program]) -> Program | None:
-    """The program that the run began with; None where the database does not have it."""
-    return next((p for p in programs if p.is_seed and not p.is_copy), None)
-
-
-def find_best(programs: Iterable[Program], tracked: str | None) -> Program | None:
-    """The correct program of the highest score; of several, ``tracked`` or else the earliest.
-
-    tracked: the id of the program that ShinkaEvolve calls best, and keeps as ``best/main.py``. It
-    does not count where a score that is not finite came in its way.
-    """
-    scored = [p for p in programs if p.score is not None]
-    return min(scored, key=lambda p: (-p.score, p.id != tracked, p.timestamp), default=None)
+from eplb.evolution.rundb import Program
 
 
 def lineage(best: Program, programs: Iterable[Program]) -> list[Program]:

@@ -21,9 +21,8 @@ from typing import Any
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
+from eplb.evolution.rundb import Migration, Program, Run
 from eplb.report import accounts, figures, history
-from eplb.report.database import Run
-from eplb.report.program import Migration, Program
 
 TEMPLATES = Path(__file__).with_name("templates")
 NOTHING = "–"
@@ -33,7 +32,7 @@ LONGEST_TEXT = 100_000
 def render(run: Run, written_at: float) -> str:
     """The page of ``run``, written at ``written_at`` (seconds since the epoch)."""
     programs = run.programs
-    seed, best = history.find_seed(programs), history.find_best(programs, run.tracked_best)
+    seed, best = run.seed, run.best
     known = history.islands(programs)
     moves = history.exchanges(programs, known)
     front = history.pareto_front(programs)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import sys
+from types import SimpleNamespace
 
 import pytest
 import yaml
@@ -13,7 +14,7 @@ from shinka.model_availability import PROVIDER_ENV_REQUIREMENTS
 from eplb import common
 from eplb.common import UserError
 from eplb.evaluation.scores import SCORINGS
-from eplb.evolution import ready
+from eplb.evolution import ready, run
 from eplb.evolution.models import OFFLINE_MODEL
 from eplb.evolution.run import compose_config, with_saved
 
@@ -175,3 +176,20 @@ def test_the_plugin_is_light():
         "assert not {'shinka', 'torch', 'numpy'} & set(sys.modules), 'heavy'"
     )
     subprocess.run([sys.executable, "-c", code], cwd=common.SOURCE_TREE, check=True)
+
+
+@pytest.mark.parametrize(
+    "completed, next_generation, spent, done",
+    [(7, 7, False, False), (7, 7, True, True), (9, 10, False, True), (10, 12, False, True)],
+)
+def test_a_run_is_done_when_its_budget_or_its_generations_are_used_up(
+    completed, next_generation, spent, done
+):
+    """ShinkaEvolve stops at the cost so far plus what it expects of proposals on their way."""
+    runner = SimpleNamespace(
+        evo_config=SimpleNamespace(num_generations=10),
+        completed_generations=completed,
+        next_generation_to_submit=next_generation,
+        cost_limit_reached=spent,
+    )
+    assert run._did_all(runner) == done

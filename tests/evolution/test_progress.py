@@ -2,55 +2,90 @@
 
 from __future__ import annotations
 
+import json
 import threading
 
+from eplb.common import UserError
 from eplb.evolution import progress
 from eplb.evolution.progress import Watcher
-from eplb.evolution.rundb import Status
+from eplb.evolution.rundb import read_run
 
 
-def watch(tmp_path, monkeypatch, *, statuses=(), failure=None, silent=None, idle=60.0):
-    """Run a watcher over the statuses until it ends the run or has seen them all."""
-    left = [Status(), *statuses]
+def watch(run, monkeypatch, steps=(), *, silent=None, idle=60.0):
+    """Let a watcher see what the database holds after each step, until it ends the run or is done.
+
+    A step that is an exception is one that reading raises.
+    """
+    nothing = UserError("no program yet")
+    states = [nothing]
+    for step in steps:
+        if not isinstance(step, Exception):
+            step(run)
+            step = read_run(run.folder)
+        states.append(step)
+    states += [nothing, nothing]
     seen, reasons = threading.Event(), []
 
-    def next_status(folder):
-        if len(left) == 1 and silent is None:
+    def read(folder):
+        state = states.pop(0) if states else nothing
+        if not states and silent is None:
             seen.set()
-        return left.pop(0) if len(left) > 1 else left[0]
+        if isinstance(state, Exception):
+            raise state
+        return state
 
     def end(reason):
         reasons.append(reason)
         seen.set()
 
     monkeypatch.setattr(progress, "POLL_SECONDS", 0.01)
-    monkeypatch.setattr(progress, "read_status", next_status)
-    monkeypatch.setattr(progress, "seed_failure", lambda folder: failure)
-    watcher = Watcher(tmp_path, 4, lambda: silent, end, idle_seconds=idle)
+    monkeypatch.setattr(progress, "read_run", read)
+    # Every look finds the database changed.
+    monkeypatch.setattr(Watcher, "_stamp", property(lambda self: None, lambda *_: None), False)
+    watcher = Watcher(run.folder, 4, lambda: silent, end, idle_seconds=idle)
     watcher.start()
-    seen.wait(10)
+    assert seen.wait(10)
     watcher.finish()
     return reasons
 
 
-def test_a_line_for_every_change(tmp_path, monkeypatch, capsys):
-    statuses = [Status(1, 0.0), Status(1, 0.0), Status(2, 0.25, 0.5, 1), Status(4, 1.0, 0.75, 3)]
-    assert watch(tmp_path, monkeypatch, statuses=statuses) == []
+def test_a_line_for_every_change(recorder, monkeypatch, capsys):
+    steps = [
+        lambda run: run.add(0, combined_score=0.0),
+        lambda run: None,
+        lambda run: run.add(1, combined_score=0.5, metadata={"api_costs": 0.25}),
+        lambda run: run.add(2, combined_score=0.3) and run.add(3, combined_score=0.75),
+    ]
+    assert watch(recorder(num_islands=1), monkeypatch, steps) == []
     lines = capsys.readouterr().out.splitlines()
     assert len(lines) == 3
-    assert lines[0].startswith("generation 1/4  best none yet  time left ")
-    assert lines[1].startswith("generation 2/4  best 0.5000  time left ")
+    assert lines[0].startswith("1/4 generations  best 0.0000  time left ")
+    assert lines[1].startswith("2/4 generations  best 0.5000  time left ")
     assert lines[1].endswith("cost $0.25")
-    assert lines[2] == "generation 4/4  best 0.7500  time left 0 s  cost $1.00"
+    assert lines[2] == "4/4 generations  best 0.7500  time left 0 s  cost $0.25"
 
 
-def test_a_seed_that_cannot_be_scored_ends_the_run(tmp_path, monkeypatch):
+def test_a_database_that_cannot_be_read_for_a_moment(recorder, monkeypatch, capsys):
+    held = UserError("held for long")
+    steps = [held, lambda run: run.add(0, combined_score=0.5), held, held]
+    assert watch(recorder(num_islands=1), monkeypatch, steps) == []
+    assert len(capsys.readouterr().out.splitlines()) == 1
+
+
+def test_a_start_program_that_cannot_be_scored_ends_the_run(recorder, monkeypatch):
     """ShinkaEvolve would go on and pay for proposals that cannot be scored either."""
-    reasons = watch(tmp_path, monkeypatch, statuses=[Status(1, 0.0)], failure="no trace")
-    assert reasons == ["the seed program cannot be scored: no trace"]
+
+    def refuse(run):
+        results = run.folder / "gen_0" / "results"
+        results.mkdir(parents=True)
+        (results / "correct.json").write_text(json.dumps({"correct": False, "error": "no trace"}))
+        run.add(0, correct=False, text_feedback="Refused: no trace\n\nThe contract: ...")
+
+    reasons = watch(recorder(num_islands=1), monkeypatch, [refuse])
+    assert reasons == ["the start program cannot be scored: no trace"]
 
 
-def test_silent_models_end_the_run(tmp_path, monkeypatch):
+def test_silent_models_end_the_run(recorder, monkeypatch):
     """ShinkaEvolve would ask on for minutes, generation after generation."""
-    reasons = watch(tmp_path, monkeypatch, silent="x: refused", idle=0.0)
+    reasons = watch(recorder(num_islands=1), monkeypatch, silent="x: refused", idle=0.0)
     assert "the models stopped answering: x: refused" in reasons

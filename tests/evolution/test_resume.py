@@ -15,7 +15,9 @@ from shinka.database import DatabaseConfig, Program, ProgramDatabase
 
 from eplb.common import UserError
 from eplb.evolution import resume
-from eplb.evolution.rundb import hold, keep_best, read_status, seed_failure
+from eplb.evolution.ready import keep_best
+from eplb.evolution.resume import hold
+from eplb.evolution.rundb import read_run
 
 
 def make_run(folder, generations, leftovers=()):
@@ -160,21 +162,7 @@ def test_one_run_at_a_time(tmp_path):
     hold(tmp_path).close()
 
 
-def test_status_and_best_program(tmp_path):
-    assert read_status(tmp_path).generations == 0
+def test_the_best_program_is_kept(tmp_path):
     make_run(tmp_path, [0, 1, 2])
-    status = read_status(tmp_path)
-    assert (status.generations, status.cost) == (3, 1.0)
-    assert (status.best_score, status.best_generation) == (0.02, 2)
     (tmp_path / "best").mkdir()  # as a kill leaves it
-    assert keep_best(tmp_path).read_text() == "# written as generation 2\n"
-    assert seed_failure(tmp_path) is None
-
-
-def test_a_seed_that_failed_is_told(tmp_path):
-    make_run(tmp_path, [0])
-    with closing(sqlite3.connect(tmp_path / "programs.sqlite")) as database, database:
-        database.execute("UPDATE programs SET correct = 0, text_feedback = 'no trace'")
-    assert seed_failure(tmp_path) == "no trace"
-    assert read_status(tmp_path).best_score is None
-    assert keep_best(tmp_path) is None
+    assert keep_best(read_run(tmp_path)).read_text() == "# written as generation 2\n"

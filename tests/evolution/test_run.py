@@ -30,7 +30,7 @@ def test_a_run_says_what_it_does_and_leaves_the_best_program(runs):
         "budget: $20.00",
         f"results: {runs.results}",
     ]
-    assert re.fullmatch(r"generation 12/12  best 0\.\d{4}  time left 0 s  cost \$0\.00", lines[-2])
+    assert re.fullmatch(r"12/12 generations  best 0\.\d{4}  time left 0 s  cost \$0\.00", lines[-2])
     assert lines[-1].startswith(f"best program: {runs.results}/best/main.py (combined score 0.")
     runs.check_complete(12)
     check_islands_exchange(runs)
@@ -92,5 +92,5 @@ def test_the_launcher_does_the_same(runs):
     assert process.returncode == 0, out
     assert re.search(r"resuming after \d generations", out) or "gen_1" in out
     assert "budget: $20.00" in out
-    assert re.search(r"generation 5/5  best 0\.\d{4}", out)
+    assert re.search(r"5/5 generations  best 0\.\d{4}", out)
     runs.check_complete(5)

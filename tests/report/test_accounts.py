@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from eplb.evolution.rundb import read_run
 from eplb.report import accounts
-from eplb.report.database import read_run
 
 
 @pytest.mark.parametrize(

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 
-from eplb.report.database import read_run
+from eplb.evolution.rundb import read_run
 from eplb.report.page import render
 from tests.report.conftest import Browser
 from tests.report.document import Document, is_close

@@ -15,7 +15,7 @@ from urllib.parse import quote
 
 import pytest
 
-from eplb.report.database import read_run
+from eplb.evolution.rundb import read_run
 
 
 def report(*arguments: str | Path) -> subprocess.CompletedProcess:

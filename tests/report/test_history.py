@@ -5,9 +5,8 @@ from __future__ import annotations
 from itertools import pairwise
 from pathlib import Path
 
+from eplb.evolution.rundb import Migration, Program, read_run
 from eplb.report import history
-from eplb.report.database import read_run
-from eplb.report.program import Migration, Program
 
 
 def program(identity: str, **fields) -> Program:
@@ -32,38 +31,9 @@ def timed(identity: str, balancedness: float, milliseconds: float) -> Program:
     return program(identity, public={"balancedness_score": balancedness, "call_ms": milliseconds})
 
 
-def test_best_is_what_shinka_calls_best(recorder) -> None:
-    run = recorder()
-    seed = run.add(0, combined_score=0.1)
-    for generation, score in enumerate([0.3, 0.7, 0.7, 0.2], start=1):
-        run.add(generation, seed, combined_score=score)
-    run.add(5, seed, combined_score=0.9, correct=False)
-    seen = read_run(run.folder)
-    best = history.find_best(seen.programs, seen.tracked_best)
-    assert best.id == run.database.get_best_program().id and best.score == 0.7
-    assert history.find_best(seen.programs, None).generation == 2, "the earliest of equals"
-
-
-def test_a_score_without_bound_is_not_best(recorder) -> None:
-    run = recorder()
-    seed = run.add(0, combined_score=0.1)
-    run.add(1, seed, combined_score=float("inf"))
-    run.add(2, seed, combined_score=0.3)
-    seen = read_run(run.folder)
-    assert history.find_best(seen.programs, seen.tracked_best).generation == 2
-
-
-def test_no_best_where_nothing_is_correct(recorder) -> None:
-    run = recorder()
-    run.add(0, correct=False)
-    programs = read_run(run.folder).programs
-    assert history.find_best(programs, None) is None
-    assert history.find_seed(programs).generation == 0
-
-
 def test_lineage_is_the_chain_of_parents(finished_run: Path) -> None:
     run = read_run(finished_run)
-    programs, best = run.programs, history.find_best(run.programs, run.tracked_best)
+    programs, best = run.programs, run.best
     chain = history.lineage(best, programs)
     assert chain[-1] is best and chain[0].is_seed
     for parent, child in pairwise(chain):
@@ -75,13 +45,6 @@ def test_lineage_ends_at_a_missing_parent_and_at_a_circle() -> None:
     assert history.lineage(lost, [lost]) == [lost]
     a, b = program("a", parent_id="b"), program("b", parent_id="a")
     assert history.lineage(a, [a, b]) == [b, a]
-
-
-def test_seed_is_not_one_of_its_copies(finished_run: Path) -> None:
-    programs = read_run(finished_run).programs
-    seeds = [p for p in programs if p.generation == 0]
-    assert len(seeds) == 2 and sum(p.is_copy for p in seeds) == 1
-    assert not history.find_seed(programs).is_copy
 
 
 def test_front_against_comparing_every_pair(finished_run: Path) -> None:

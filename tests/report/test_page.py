@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from eplb.evolution.rundb import read_run
 from eplb.report import page
-from eplb.report.database import read_run
 from eplb.report.page import render, visible
 from tests.report.document import Document
 

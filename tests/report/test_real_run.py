@@ -14,10 +14,11 @@ import time
 import pytest
 
 from eplb.common import UserError
+from eplb.evolution.rundb import Run, read_run
 from eplb.report import accounts
-from eplb.report.database import Run, read_run
 from eplb.report.page import render
-from tests.report.conftest import SEED_CODE
+from eplb.report.side_files import failed_edits, reason
+from tests.evolution.recorded import SEED_CODE
 from tests.report.document import Document
 
 PROPOSER = """
@@ -132,7 +133,7 @@ def test_what_shinka_writes_is_where_the_report_looks(real_run) -> None:
             assert program.score == steps / 100
             assert program.milliseconds == pytest.approx(10 / (1 + steps))
         else:
-            assert ended.reasons[program.generation] == f"slot {steps} is empty"
+            assert reason(ended.folder, program.generation) == f"slot {steps} is empty"
     assert ended.damaged == 0
 
 
@@ -144,7 +145,7 @@ def test_failures_and_costs_of_the_real_run(real_run) -> None:
     given_up = [n for (stage, _), n in found.items() if stage == "Proposal given up"]
     assert sum(given_up) == len(ended.failed_proposals) > 0
     asked_again = [n for (stage, _), n in found.items() if stage == "Edit asked for again"]
-    assert sum(asked_again) == len(ended.failed_edits) > 0
+    assert sum(asked_again) == len(list(failed_edits(ended.folder))) > 0
     [model] = accounts.models(ended)
     own = [p for p in ended.programs if not p.is_copy and not p.is_seed]
     assert model.proposals == len(own) + len(ended.failed_proposals)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 import sqlite3
 from pathlib import Path
@@ -11,7 +10,7 @@ import pytest
 from shinka.database import DatabaseConfig, ProgramDatabase
 
 from eplb.common import UserError
-from eplb.report.database import read_run
+from eplb.evolution.rundb import read_run
 
 
 def their_programs(folder: Path) -> dict:
@@ -44,12 +43,9 @@ def test_every_field_is_what_shinka_reads(finished_run: Path, tmp_path: Path) ->
     assert any(p.migrations for p in ours.values()), "the run must have migrated"
 
 
-def test_failures_and_side_files(finished_run: Path) -> None:
+def test_proposals_that_were_given_up(finished_run: Path) -> None:
     run = read_run(finished_run)
-    assert set(run.reasons) == {3, 10, 17, 24}
-    assert run.reasons[3] == "logcnt: layer 3, expert 7 claims 2"
     assert [(f.generation, f.model) for f in run.failed_proposals] == [(31, "model-1")]
-    assert [(e.generation, e.reason) for e in run.failed_edits] == [(31, "SEARCH text not found")]
     assert not run.unfinished and not run.damaged
 
 
@@ -103,19 +99,6 @@ def test_text_that_is_not_utf8(recorder) -> None:
     assert read_run(run.folder).programs[0].code == "a\ufffdb"
 
 
-def test_side_files_that_are_not_whole(finished_run: Path, tmp_path: Path) -> None:
-    folder = shutil.copytree(finished_run, tmp_path / "copy")
-    (folder / "gen_3/results/correct.json").write_text('{"correct": fal')
-    (folder / "gen_10/results/correct.json").write_text(json.dumps(["error"]))
-    (folder / "gen_17/results/correct.json").unlink()
-    assert read_run(folder).reasons == {
-        3: "",
-        10: "",
-        17: "",
-        24: read_run(finished_run).reasons[24],
-    }
-
-
 def refuse(folder: Path, *words: str) -> None:
     with pytest.raises(UserError) as refused:
         read_run(folder)
@@ -130,7 +113,7 @@ def test_folders_that_are_no_results(tmp_path: Path, recorder) -> None:
     (tmp_path / "empty").mkdir()
     refuse(tmp_path / "empty", "no programs.sqlite", "not a results folder")
     recorder("inner").add(0)
-    refuse(tmp_path, "1 results folders", str(tmp_path / "inner"))
+    refuse(tmp_path, "such as", str(tmp_path / "inner"))
 
 
 def test_databases_that_are_none(tmp_path: Path, recorder) -> None:
@@ -167,3 +150,48 @@ def test_a_folder_whose_name_sqlite_would_read_otherwise(
 ) -> None:
     folder = shutil.copytree(finished_run, tmp_path / "a?mode=rw#b%20c")
     assert len(read_run(folder).programs) == 32
+    assert not list(tmp_path.glob("a")), "SQLite would create a file for the part before the mark"
+
+
+def test_best_is_what_shinka_calls_best(recorder) -> None:
+    run = recorder()
+    seed = run.add(0, combined_score=0.1)
+    for generation, score in enumerate([0.3, 0.7, 0.2], start=1):
+        run.add(generation, seed, combined_score=score)
+    run.add(4, seed, combined_score=0.9, correct=False)
+    best = read_run(run.folder).best
+    assert best.id == run.database.get_best_program().id and best.score == 0.7
+    run.add(5, seed, combined_score=0.7)
+    assert read_run(run.folder).best == best, "the earliest of equals"
+
+
+def test_a_score_without_bound_is_not_best(recorder) -> None:
+    run = recorder()
+    seed = run.add(0, combined_score=0.1)
+    run.add(1, seed, combined_score=float("inf"))
+    run.add(2, seed, combined_score=0.3)
+    assert read_run(run.folder).best.generation == 2
+
+
+def test_no_best_where_nothing_is_correct(recorder) -> None:
+    run = recorder()
+    run.add(0, correct=False)
+    seen = read_run(run.folder)
+    assert seen.best is None and seen.seed.generation == 0
+
+
+def test_seed_is_not_one_of_its_copies(finished_run: Path) -> None:
+    run = read_run(finished_run)
+    seeds = [p for p in run.programs if p.generation == 0]
+    assert len(seeds) == 2 and sum(p.is_copy for p in seeds) == 1
+    assert run.seed in seeds and not run.seed.is_copy
+
+
+def test_cost_counts_every_purpose_and_no_copy(recorder) -> None:
+    run = recorder()
+    names = ("api_costs", "embed_cost", "novelty_cost", "meta_cost")
+    seed = run.add(0, metadata={"meta_cost": 4.0})  # and a copy of it on the second island
+    run.add(1, seed, metadata=dict(zip(names, (0.5, 0.25, 0.125, None), strict=True)))
+    run.database.record_attempt_event(2, "proposal", "failed", {"api_costs": 0.0625})
+    run.database.record_attempt_event(2, "proposal", "started", {"api_costs": 8.0})
+    assert read_run(run.folder).cost == 4.9375
