@@ -1,0 +1,224 @@
+"""How long measured MoE kernels take, and how well the step-time model knows: fit and check it.
+
+python -m eplb.bench.kernels --output eplb/throughput/kernels.json
+
+The tables are those of the wheel of aiconfigurator-core, which is read and thrown away; what stays
+are constants. Without ``--output`` the constants in use are checked. Needs the extra ``fit``.
+
+Covered: kernels of SGLang (DeepEP, 7168 x 2048, fp8) under uniform loads, apart for prefill and
+decode, and of TensorRT-LLM (three shapes) under loads whose hottest rank is known. Not covered:
+SGLang's rows under skewed loads, which do not tell the hottest rank, and dispatch and combine.
+"""
+
+from __future__ import annotations
+
+import argparse
+import io
+import json
+import tempfile
+import zipfile
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+
+import numpy as np
+
+from eplb.bench.published.releases import Release, download
+from eplb.common import DONE, UserError, exit_on_user_error, write_text
+from eplb.throughput.kernels import Kernel, Regime, kernels
+
+WHEEL = Release(
+    package="aiconfigurator-core",
+    version="0.12.0",
+    filename="aiconfigurator_core-0.12.0-cp311-abi3-manylinux_2_28_x86_64.whl",
+    size=81715575,
+    sha256="aadc4aad0a00bf8a61c477c62bef43de479849c3aa0b1c3078068e08309eccc4",
+    licence="Apache-2.0",
+)
+GPUS = {"h100": "h100_sxm", "h200": "h200_sxm", "b200": "b200_sxm", "gb200": "gb200"}
+SHAPES = ((7168, 2048), (6144, 2048), (3072, 1536))
+BYTES = {"fp8_block": 1.0, "nvfp4": 0.5625}  # a weight, with its share of the scales
+# SGLang's prefill kernels behave differently from 4,096 tokens on.
+CHANGE = 4096
+
+
+@dataclass(frozen=True)
+class Table:
+    """Measured rows of one kernel, arrays over the rows.
+
+    slots, active, rows: of the hottest rank, as `Kernel.ms` takes them
+    tokens: of the step, over all ranks; ms: measured
+    """
+
+    name: str
+    source: str
+    dtype: str
+    bytes_per_expert: float
+    slots: np.ndarray
+    active: np.ndarray
+    rows: np.ndarray
+    tokens: np.ndarray
+    ms: np.ndarray
+
+    def where(self, mask: np.ndarray) -> Table:
+        arrays = ("slots", "active", "rows", "tokens", "ms")
+        return replace(self, **{name: getattr(self, name)[mask] for name in arrays})
+
+    def errors(self, kernel: Kernel) -> np.ndarray:
+        """[rows] the model's time over the measured one, minus one."""
+        columns = (self.slots, self.active, self.rows, self.tokens)
+        model = [kernel.ms(*row) for row in zip(*columns, strict=True)]
+        return np.array(model) / self.ms - 1
+
+
+def tables(wheel: zipfile.ZipFile) -> Iterator[Table]:
+    for gpu, folder in GPUS.items():
+        for phase, part in (("prefill", "context"), ("decode", "generation")):
+            source = f"{folder}/moe/sglang/0.5.10/wideep_{part}_moe_perf"
+            data = _read(wheel, source)
+            yield _table(f"{gpu}-{phase}", source, data, data["distribution"] == "uniform")
+        source = f"{folder}/moe/trtllm/1.3.0rc10/wideep_moe_perf"
+        data = _read(wheel, source)
+        for hidden, intermediate in SHAPES:
+            shape = (data["hidden_size"] == hidden) & (data["inter_size"] == intermediate)
+            name = f"{gpu}-trtllm-{hidden}x{intermediate}"
+            yield _table(name, source, data, shape)
+
+
+def _read(wheel: zipfile.ZipFile, source: str) -> dict[str, np.ndarray]:
+    try:
+        from pyarrow import parquet
+    except ImportError as error:
+        raise UserError("reading the tables needs pyarrow: pip install eplb-evolve[fit]") from error
+    member = wheel.read(f"aiconfigurator_core/systems/data/{source}.parquet")
+    columns = parquet.read_table(io.BytesIO(member)).to_pydict()
+    return {name: np.array(column) for name, column in columns.items()}
+
+
+def _table(name: str, source: str, data: dict[str, np.ndarray], chosen: np.ndarray) -> Table:
+    latency = data["latency"].astype(np.float64)
+    chosen = chosen & np.isfinite(latency)
+    data = {column: values[chosen] for column, values in data.items()}
+    tokens, ranks = data["num_tokens"].astype(np.float64), data["moe_ep_size"]
+    rows = tokens * data["topk"] / ranks
+    slots = data.get("num_slots", data["num_experts"]) / ranks
+    active = np.minimum(slots, rows)
+    if "rank0_num_tokens" in data:
+        # Tokens that reach the hottest rank. With EPLB each is there for about one expert; without
+        # it the hottest experts lie together, and few tokens touch all of them.
+        hottest = data["rank0_num_tokens"].astype(np.float64)
+        rows = np.maximum(rows, hottest)
+        balanced = np.char.endswith(data["distribution"].astype(str), "_eplb")
+        active = np.minimum(slots, np.where(balanced, rows, data["topk"] * hottest))
+    dtype = str(data["moe_dtype"][0])
+    size = 3.0 * float(data["hidden_size"][0]) * float(data["inter_size"][0]) * BYTES[dtype]
+    return Table(name, source, dtype, size, slots, active, rows, tokens, latency[chosen])
+
+
+def fit(table: Table) -> Kernel:
+    """The kernel whose model is nearest to ``table``, in the logarithm of the time."""
+    parts = [table]
+    if table.name.endswith("prefill"):
+        parts = [table.where(table.tokens <= CHANGE), table.where(table.tokens > CHANGE)]
+    regimes = tuple(_fit_regime(part) for part in parts)
+    known = (table.source, table.dtype, table.bytes_per_expert, len(table.ms))
+    kernel = Kernel(table.name, *known, 0.0, 0.0, regimes)
+    errors = np.abs(table.errors(kernel))
+    median, worst = round(float(np.median(errors)), 4), round(float(errors.max()), 4)
+    return replace(kernel, median_error=median, worst_error=worst)
+
+
+def _fit_regime(table: Table) -> Regime:
+    from scipy.optimize import least_squares
+
+    slots, which = np.unique(table.slots, return_inverse=True)
+    prefill, known_hottest = table.name.endswith("prefill"), "trtllm" in table.name
+    # active, base, row, token, power. In prefill all slots are active: their floor says it all.
+    start = np.array([5e-3, 3e-2, 8e-5, 1e-6, 3.0])
+    least = np.array([1e-7, 1e-7, 1e-8, 1e-12, 1.0])
+    most = np.array([1e-6 if prefill else 1.0, 2.0, 1e-2, 1e-11 if known_hottest else 1e-3, 30.0])
+    start = np.clip(start, 1.01 * least, most / 1.01)
+    bounds = (
+        np.log(np.concatenate([least, np.full(len(slots), 1e-6)])),
+        np.log(np.concatenate([most, np.full(len(slots), 2.0)])),
+    )
+
+    def residual(logs: np.ndarray) -> np.ndarray:
+        active, base, row, token, power = np.exp(logs[:5])
+        floor = np.exp(logs[5:])[which] + active * table.active
+        compute = base + row * table.rows + token * table.tokens
+        larger, smaller = np.maximum(floor, compute), np.minimum(floor, compute)
+        return np.log(larger * (1 + (smaller / larger) ** power) ** (1 / power) / table.ms)
+
+    # Rows of a table whose hottest rank is uneven within are outliers, and many.
+    loss = "soft_l1" if known_hottest else "linear"
+    floors = np.full(len(slots), np.log(0.05))
+    solved = least_squares(
+        residual, np.concatenate([np.log(start), floors]), bounds=bounds, loss=loss, f_scale=0.1
+    )
+    active, base, row, token, power = (_rounded(value) for value in np.exp(solved.x[:5]))
+    return Regime(
+        fewest=int(table.tokens.min()),
+        most=int(table.tokens.max()),
+        slots=tuple(int(count) for count in slots),
+        floor_ms=tuple(_rounded(value) for value in np.exp(solved.x[5:])),
+        active_ms=0.0 if prefill else active,
+        base_ms=base,
+        row_ms=row,
+        token_ms=0.0 if known_hottest else token,
+        power=power,
+    )
+
+
+def _rounded(value: float) -> float:
+    return float(f"{value:.4g}")
+
+
+def report(measured: list[Table], known: dict[str, Kernel]) -> str:
+    """How far each kernel's model is from each row of its table."""
+    lines = [f"{'kernel':<26}{'rows':>6}{'median':>9}{'90 %':>9}{'worst':>9}"]
+    for table in measured:
+        errors = np.abs(table.errors(known[table.name]))
+        median, ninety, worst = np.median(errors), np.percentile(errors, 90), errors.max()
+        lines.append(f"{table.name:<26}{len(errors):>6}{median:>9.1%}{ninety:>9.1%}{worst:>9.1%}")
+    return "\n".join(lines)
+
+
+def as_json(fitted: dict[str, Kernel]) -> str:
+    """The file of constants: one kernel or regime a line where it fits."""
+    source = (
+        f"fitted by python -m eplb.bench.kernels to {WHEEL.package} {WHEEL.version} "
+        f"({WHEEL.licence}), sha256 {WHEEL.sha256}"
+    )
+    entries = []
+    for name, kernel in fitted.items():
+        known = asdict(kernel)
+        regimes = ",\n    ".join(json.dumps(regime) for regime in known.pop("regimes"))
+        del known["name"]
+        head = json.dumps(known).removesuffix("}")
+        entries.append(f'  "{name}": {head}, "regimes": [\n    {regimes}]}}')
+    return f'{{"source": {json.dumps(source)},\n "kernels": {{\n' + ",\n".join(entries) + "}}\n"
+
+
+def main(arguments: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(
+        prog="python -m eplb.bench.kernels",
+        description="Check the constants of the step-time model against the measured tables.",
+    )
+    parser.add_argument(
+        "--output", type=Path, metavar="FILE", help="fit anew, and write them there"
+    )
+    args = parser.parse_args(arguments)
+    with tempfile.TemporaryFile() as file:
+        download(WHEEL, file)
+        with zipfile.ZipFile(file) as wheel:
+            measured = list(tables(wheel))
+    known = kernels() if args.output is None else {table.name: fit(table) for table in measured}
+    print(report(measured, known))
+    if args.output is not None:
+        write_text(args.output, as_json(known))
+    return DONE
+
+
+if __name__ == "__main__":
+    exit_on_user_error(main)

@@ -1,0 +1,224 @@
+"""What placements are worth: the share of the ideal tokens per second that is kept, and why.
+
+A period is the window that a placement serves. It takes, of S steps and over the layers l,
+
+    T = S * Σ_l max_g t(slots on g, rows on g) + planning + moving + fixed stall
+
+with t of `eplb.throughput.kernels` and rows = tokens of the step * top_k * the share of the layer's
+load on g. ``kept`` is T of perfect balance, no spare slots and no rearrangement over T; ``gain`` is
+T without EPLB, experts in order and no spare slots, over T. Asynchronous rebalancing stops nothing:
+the old placement serves on for as long as planning and moving take.
+
+Not covered: attention, the exchange of tokens and what overlaps with it; links that are busy with
+tokens, or with several GPUs that fetch from one; and bursts: a window's steps are taken as alike.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, fields, replace
+
+import numpy as np
+
+from eplb.loads import experts_in_order
+from eplb.placement import Deployment, ExpertPlacement
+from eplb.throughput.dispatch import slot_loads
+from eplb.throughput.kernels import kernel
+from eplb.throughput.profile import Profile, Rebalancing
+
+
+@dataclass(frozen=True)
+class Worth:
+    """Seconds over all periods, in layers of experts alone.
+
+    perfect: with perfect balance, no spare slots and no rearrangement
+    spare_slots, imbalance, moving, planning: what each adds; moving has the fixed stalls
+    without: of the same steps without EPLB
+    tokens: served
+    """
+
+    perfect: float
+    spare_slots: float
+    imbalance: float
+    moving: float
+    planning: float
+    without: float
+    tokens: float
+
+    def __add__(self, other: Worth) -> Worth:
+        names = (field.name for field in fields(self))
+        return Worth(*(getattr(self, name) + getattr(other, name) for name in names))
+
+    @property
+    def seconds(self) -> float:
+        return self.perfect + self.spare_slots + self.imbalance + self.moving + self.planning
+
+    @property
+    def kept(self) -> float:
+        return self.perfect / self.seconds
+
+    @property
+    def gain(self) -> float:
+        return self.without / self.seconds
+
+    @property
+    def lost(self) -> dict[str, float]:
+        """The share of the time that each reason takes; with ``kept`` they add up to one."""
+        names = ("imbalance", "spare_slots", "moving", "planning")
+        return {name: getattr(self, name) / self.seconds for name in names}
+
+    @property
+    def tokens_per_second(self) -> float:
+        """If the layers of experts were all that takes time."""
+        return self.tokens / self.seconds
+
+
+def worth(
+    profiles: Iterable[Profile],
+    windows: np.ndarray,
+    placements: list[ExpertPlacement],
+    deployment: Deployment,
+    rule: str = "even",
+    planning: float = 0.0,
+) -> list[Worth]:
+    """What ``placements``, one for each of ``windows``, are worth under each profile.
+
+    windows: [W, layers, experts] tokens per expert in the windows that are served
+    rule: of `eplb.throughput.dispatch`
+    planning: seconds that one plan takes; each window has one
+
+    The first placement is there from the start, so that nothing moves before it.
+    """
+    served = [
+        _Served(window, placement, slot_loads(window, placement, deployment, rule))
+        for window, placement in zip(windows, placements, strict=True)
+    ]
+    return [_over_time(profile, served, deployment, rule, planning) for profile in profiles]
+
+
+def _over_time(
+    profile: Profile, served: list[_Served], deployment: Deployment, rule: str, planning: float
+) -> Worth:
+    steps = _Steps(profile, deployment.num_gpus)
+    periods, before = [], None
+    for now in served:
+        period = _undisturbed(steps, now, deployment)
+        # Of moving and of planning, in seconds.
+        costs = np.array([0.0, planning])
+        if before is not None:
+            costs[0] = moving_seconds(profile, before, now.placement, deployment)
+        if profile.rebalancing is Rebalancing.asynchronous:
+            stale = period.seconds
+            if before is not None:
+                old = slot_loads(now.window, before, deployment, rule)
+                stale = steps.hottest(now.window, old)
+            late = min(1.0, costs.sum() / stale)
+            costs *= late * (stale - period.seconds) / max(costs.sum(), 1e-12)
+        moving, planned = costs.tolist()
+        periods.append(replace(period, moving=moving, planning=planned))
+        before = now.placement
+    return sum(periods[1:], periods[0])
+
+
+def _undisturbed(steps: _Steps, now: _Served, deployment: Deployment) -> Worth:
+    """A period without what the rearrangement before it takes."""
+    layers, experts = now.window.shape
+    perfect = steps.balanced(experts / steps.gpus, now.window, now.window)
+    evened = steps.balanced(deployment.slots_per_gpu, now.window, now.by_slot)
+    plain = experts_in_order(layers, experts, -(-experts // steps.gpus) * steps.gpus)
+    unplaced = np.take_along_axis(now.window / plain.logcnt, plain.phy2log, axis=1)
+    return Worth(
+        perfect=perfect,
+        spare_slots=evened - perfect,
+        imbalance=steps.hottest(now.window, now.by_slot) - evened,
+        moving=0.0,
+        planning=0.0,
+        without=steps.hottest(now.window, unplaced),
+        tokens=float(steps.profile.steps_per_window * steps.tokens),
+    )
+
+
+@dataclass(frozen=True)
+class _Served:
+    """A window's tokens by expert [layers, experts] and by slot [layers, slots]."""
+
+    window: np.ndarray
+    placement: ExpertPlacement
+    by_slot: np.ndarray
+
+
+@dataclass(frozen=True)
+class _Steps:
+    """All steps of a window under a profile, on so many GPUs."""
+
+    profile: Profile
+    gpus: int
+
+    @property
+    def tokens(self) -> int:
+        """Of one step, over all GPUs."""
+        return self.profile.tokens_per_gpu * self.gpus
+
+    def hottest(self, window: np.ndarray, by_slot: np.ndarray) -> float:
+        """Seconds for tokens ``by_slot`` [layers, slots] of ``window`` [layers, experts]."""
+        share = _share(window, by_slot)
+        by_gpu = (len(window), self.gpus, -1)
+        rows = self.tokens * self.profile.top_k * share.reshape(by_gpu).sum(axis=2)
+        active = self._active(share).reshape(by_gpu).sum(axis=2)
+        slots = by_slot.shape[1] // self.gpus
+        return self._seconds(self._layer_ms(slots, active, rows).max(axis=1))
+
+    def balanced(self, slots: float, window: np.ndarray, by_slot: np.ndarray) -> float:
+        """The same where every GPU has ``slots`` slots and the mean of what they have to do."""
+        active = self._active(_share(window, by_slot)).sum(axis=1) / self.gpus
+        rows = self.tokens * self.profile.top_k / self.gpus
+        return self._seconds(self._layer_ms(slots, active, rows))
+
+    def _active(self, share: np.ndarray) -> np.ndarray:
+        """The chance that at least one token of a step goes to each slot of ``share``."""
+        picked = np.minimum(self.profile.top_k * share, 1 - 1e-12)
+        return -np.expm1(self.tokens * np.log1p(-picked))
+
+    def _layer_ms(self, slots: float, active: np.ndarray, rows) -> np.ndarray:
+        model = kernel(self.profile.kernel)
+        size = self.profile.bytes_per_expert / model.bytes_per_expert
+        return model.ms(slots, active, rows, self.tokens, size)
+
+    def _seconds(self, layer_ms: np.ndarray) -> float:
+        return self.profile.steps_per_window * float(layer_ms.sum()) / 1e3
+
+
+def _share(window: np.ndarray, by_slot: np.ndarray) -> np.ndarray:
+    """[layers, slots] the share of its layer's load; even where the layer has no tokens."""
+    total = window.sum(axis=1, keepdims=True)
+    even = np.full(by_slot.shape, 1.0 / by_slot.shape[1])
+    return np.divide(by_slot, total, out=even, where=total > 0)
+
+
+def moving_seconds(
+    profile: Profile, before: ExpertPlacement, after: ExpertPlacement, deployment: Deployment
+) -> float:
+    """Seconds until the GPU that fetches most has what it did not hold ``before``; 0 for nothing.
+
+    An expert comes from a GPU of the same node where one held it.
+    """
+    within, between = fetched(before, after, deployment)
+    if not (within.any() or between.any()):
+        return 0.0
+    gigabytes = profile.bytes_per_expert / 1e9
+    slowest = within / profile.link_within_node + between / profile.link_between_nodes
+    return float(slowest.max()) * gigabytes + profile.fixed_stall
+
+
+def fetched(
+    before: ExpertPlacement, after: ExpertPlacement, deployment: Deployment
+) -> tuple[np.ndarray, np.ndarray]:
+    """Experts, over all layers, that each GPU fetches: from its own node, and from others.
+
+    Both are [num_gpus]; ``deployment`` has the nodes.
+    """
+    gpus, nodes = deployment.num_gpus, deployment.num_nodes
+    held = before.holders(gpus)
+    needed = after.holders(gpus) & ~held
+    on_node = held.reshape(*held.shape[:2], nodes, -1).any(axis=3).repeat(gpus // nodes, axis=2)
+    return (needed & on_node).sum(axis=(0, 1)), (needed & ~on_node).sum(axis=(0, 1))
