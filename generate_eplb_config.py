@@ -13,7 +13,7 @@ from pathlib import Path
 from eplb.common import DONE, exit_on_user_error
 from eplb.engines import generate
 from eplb.engines.planning import DEFAULT_PROGRAM
-from eplb.engines.registry import FORMATS
+from eplb.engines.registry import WRITTEN
 
 
 def parse_arguments() -> argparse.Namespace:
@@ -23,8 +23,8 @@ def parse_arguments() -> argparse.Namespace:
     add = parser.add_argument
     add("--expert_statistic_path", type=Path, required=True, help="statistics of any engine")
     add("--output_path", type=Path, required=True, help="file to write")
-    add("--ep_size", type=int, help="expert-parallel ranks (GPUs)")
-    add("--num_slots", type=int, help="expert slots per layer over all ranks")
+    add("--ep_size", type=int, help="expert-parallel ranks, GPUs (default: as recorded)")
+    add("--num_slots", type=int, help="expert slots per layer (default: as many as experts)")
     add("--iter_start", type=int, help="first iteration to use")
     add("--iter_stop", type=int, help="first iteration not to use any more")
     add(
@@ -33,14 +33,15 @@ def parse_arguments() -> argparse.Namespace:
         default=0,
         help="TensorRT-LLM: layers to rebalance online per iteration; 0 (default) is static",
     )
-    add("--num_groups", type=int, default=1, help="expert groups of the model's routing")
-    add("--num_nodes", type=int, default=1, help="nodes that the ranks spread over")
+    add("--first_moe_layer", type=int, help="its number, where statistics count MoE layers alone")
+    add("--num_groups", type=int, help="expert groups of the model's routing (default: 1)")
+    add("--num_nodes", type=int, help="nodes that the ranks spread over (default: 1)")
     add(
         "--program_path",
         type=Path,
         help=f"balancer to plan with (default: {DEFAULT_PROGRAM} of this project)",
     )
-    add("--format", choices=FORMATS, help="of the output (default: by its suffix)")
+    add("--format", choices=WRITTEN, help="of the output (default: by its suffix)")
     add(
         "--validate",
         type=float,

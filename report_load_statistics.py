@@ -7,10 +7,11 @@ python report_load_statistics.py --expert_statistic_path ./expert_statistic --ep
 from __future__ import annotations
 
 import argparse
+import sys
 from pathlib import Path
 
 from eplb.common import DONE, exit_on_user_error
-from eplb.engines import load_report
+from eplb.engines.report import report
 
 
 def parse_arguments() -> argparse.Namespace:
@@ -24,12 +25,16 @@ def parse_arguments() -> argparse.Namespace:
     add("--ep_size", type=int, help="ranks (default: as many as recorded)")
     add("--iter_start", type=int, help="first iteration to use")
     add("--iter_stop", type=int, help="first iteration not to use any more")
-    add("--plot", type=Path, help="draw the imbalance of each layer, before and after")
+    add("--first_moe_layer", type=int, help="its number, where statistics count MoE layers alone")
+    add("--plot", type=Path, help="draw the load of each rank and layer, before and after")
     return parser.parse_args()
 
 
 def main() -> int:
-    print(load_report.make(**vars(parse_arguments())))
+    text, warnings = report(**vars(parse_arguments()))
+    for warning in warnings:
+        print(f"warning: {warning}", file=sys.stderr)
+    print(text)
     return DONE
 
 

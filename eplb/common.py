@@ -70,6 +70,17 @@ def replacing(path: str | os.PathLike) -> Iterator[Path]:
         partial.unlink(missing_ok=True)
 
 
+def check_writable(path: Path) -> None:
+    """Raise `UserError` where a file ``path`` could not be written; asked before long work."""
+    if path.is_dir():
+        raise UserError(f"{path} is a folder; name a file in it")
+    folder = next(parent for parent in path.absolute().parents if parent.exists())
+    if not folder.is_dir():
+        raise UserError(f"cannot write {path}: {folder} is a file; choose another folder")
+    if not os.access(folder, os.W_OK | os.X_OK):
+        raise UserError(f"cannot write {path}: no permission in {folder}; choose another folder")
+
+
 def write_text(path: str | os.PathLike, text: str) -> None:
     """Write ``text`` to ``path``, whole or not at all."""
     with replacing(path) as partial:

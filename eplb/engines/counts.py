@@ -1,66 +1,106 @@
-"""Bare token counts, as DeepSeek's EPLB takes them: JSON or npz.
+"""Bare token counts: arrays, or dictionaries of them, in JSON, npy, npz or torch files.
 
-JSON: nested lists [layers, experts] or [iterations, layers, experts], bare or under the key
-``weight``, the name of that argument in https://github.com/deepseek-ai/EPLB. npz: the array
-``weight`` of the same shapes. Layers without a token are dense ones and keep their number.
+Arrays are [layers, experts] or [iterations, layers, experts], bare or under the key ``weight``, the
+name of that argument in https://github.com/deepseek-ai/EPLB. Their rows are the MoE layers alone.
+Dictionaries have the layers' numbers as keys ("3", 3, "layer_3", "model.layers.3.mlp") and counts
+[experts], [iterations, experts] or {expert: count} as values, as MindIE dumps them.
 """
 
 from __future__ import annotations
 
 import json
-import zipfile
+import re
 from pathlib import Path
 
 import numpy as np
 
 from eplb.common import UserError, replacing, write_text
-from eplb.engines.model import EnginePlacement, ExpertStatistics, statistics_from_rows
-from eplb.engines.sglang import full_rows
+from eplb.engines.format import Format
+from eplb.engines.model import ExpertStatistics
+from eplb.engines.reading import statistics_of
 from eplb.engines.source import Source
 
 KEY = "weight"
-SUFFIXES = (".npz", ".json")
+LAYER = re.compile(r"(?:.*layers?[._ -]?)?(\d+)(?:\..*)?", re.IGNORECASE)
+EXPERT = re.compile(r"(?:expert[._ -]?)?(\d+)", re.IGNORECASE)
 
 
 def recognises(source: Source) -> bool:
-    if any(name.endswith(".npy") for name in source.zip_names):
-        return True
-    return source.looks_like_json and (isinstance(source.json, list) or source.json_has(KEY))
+    return source.content is not None
 
 
-def read(source: Source, start: int | None = None, stop: int | None = None) -> ExpertStatistics:
-    counts = _npz(source) if source.zip_names else _json(source)
-    counts = counts[None] if counts.ndim == 2 else counts
-    return statistics_from_rows(str(source), counts).between(start, stop)
+def read(source: Source) -> ExpertStatistics:
+    content = source.content
+    if isinstance(content, dict) and KEY in content:
+        content = content[KEY]
+    if not isinstance(content, dict):
+        return statistics_of(source, _plain(source, content))
+    layers = _numbers(content, LAYER)
+    if layers is not None:
+        ordered = dict(sorted(layers.items()))
+        return statistics_of(source, _stacked(source, ordered), tuple(ordered))
+    arrays = [key for key, value in content.items() if np.ndim(_first(value)) >= 1]
+    if len(arrays) != 1:
+        raise UserError(f"{source} is {source.describe()}; put the token counts under {KEY!r}")
+    note = f"{source}: token counts are taken from {arrays[0]!r}"
+    return statistics_of(source, _plain(source, content[arrays[0]]), notes=(note,))
 
 
-def _npz(source: Source) -> np.ndarray:
-    try:
-        with np.load(source.path) as arrays:
-            return arrays[KEY]
-    except (KeyError, ValueError, OSError, zipfile.BadZipFile) as error:
-        raise UserError(f"{source} has no readable array {KEY!r}; write counts there") from error
-
-
-def _json(source: Source) -> np.ndarray:
-    content = source.json
-    if isinstance(content, dict):
-        content = content.get(KEY)
-    try:
-        return np.asarray(content)
-    except ValueError as error:
-        raise UserError(f"{source}: rows have different lengths; copy it again") from error
-
-
-def write(path: Path, content: ExpertStatistics | EnginePlacement) -> None:
-    """Write [iterations, model layers, experts] to ``path``, .json or .npz by its suffix."""
-    if isinstance(content, EnginePlacement):
+def _plain(source: Source, content: object) -> object:
+    """``content`` without dictionaries or tensors in a list, which numpy would not take apart."""
+    if isinstance(content, list) and content and isinstance(content[0], dict):
         raise UserError(
-            "the counts format holds statistics, not placements; choose another --format"
+            f"{source} holds {len(content)} records with the keys {', '.join(map(str, content[0]))}"
+            f", which no known format has; write [layers, experts] under {KEY!r}"
         )
-    counts = full_rows(content)
+    if isinstance(content, list) and content and hasattr(content[0], "detach"):
+        return [each.tolist() for each in content]
+    return content
+
+
+def _first(value: object) -> object:
+    return value[0] if isinstance(value, (list, tuple)) and value else value
+
+
+def _numbers(content: dict, pattern: re.Pattern) -> dict[int, object] | None:
+    """``content`` by the number in each key; None where a key has none, or two have the same."""
+    matches = [pattern.fullmatch(str(key)) for key in content]
+    if not matches or None in matches:
+        return None
+    numbered = {int(m[1]): v for m, v in zip(matches, content.values(), strict=True)}
+    return numbered if len(numbered) == len(content) else None
+
+
+def _stacked(source: Source, layers: dict[int, object]) -> object:
+    """[layers, experts] or [iterations, layers, experts] of the layers' counts."""
+    if all(isinstance(row, dict) for row in layers.values()):
+        by_expert = {layer: _numbers(row, EXPERT) for layer, row in layers.items()}
+        odd = next((layer for layer, row in by_expert.items() if row is None), None)
+        if odd is not None:
+            raise UserError(f"{source}: the keys of layer {odd} are no expert numbers")
+        experts = 1 + max(max(row) for row in by_expert.values())
+        return [[row.get(e, 0) for e in range(experts)] for row in by_expert.values()]
+    rows = [row.tolist() if hasattr(row, "tolist") else row for row in layers.values()]
+    if all(isinstance(_first(row), list) for row in rows):
+        return [list(iteration) for iteration in zip(*rows, strict=False)]
+    return rows
+
+
+def write_statistics(path: Path, statistics: ExpertStatistics) -> None:
+    """Write [iterations, MoE layers, experts] to ``path``, .json or .npz by its suffix."""
     if path.suffix == ".json":
-        write_text(path, json.dumps({KEY: counts.tolist()}) + "\n")
+        write_text(path, json.dumps({KEY: statistics.loads.tolist()}) + "\n")
     else:
         with replacing(path) as partial:
-            np.savez_compressed(partial, **{KEY: counts})
+            np.savez_compressed(partial, **{KEY: statistics.loads})
+
+
+FORMAT = Format(
+    "counts",
+    recognises,
+    read,
+    write_statistics=write_statistics,
+    suffixes=(".npz", ".json"),
+    how_to_use="{path} holds token counts of the MoE layers",
+    numbers_moe_layers=True,
+)

@@ -1,13 +1,19 @@
-"""The work behind generate_eplb_config.py: read, plan, measure on held-out iterations, write."""
+"""The work behind generate_eplb_config.py: read, plan, measure, write."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from pathlib import Path
+from textwrap import fill
 
-from eplb.common import UserError, project_file
-from eplb.engines import planning, registry, report
-from eplb.engines.model import EnginePlacement, ExpertStatistics, align
+from eplb.common import UserError, check_writable, project_file
+from eplb.engines import planning, registry
+from eplb.engines.choice import Choice
+from eplb.engines.format import Format
+from eplb.engines.load_table import compare, tabulate
+from eplb.engines.model import ExpertStatistics
+from eplb.engines.reading import spans
+from eplb.loads import experts_in_order
 from eplb.placement import Deployment
 
 
@@ -27,9 +33,10 @@ def generate(
     num_slots: int | None = None,
     iter_start: int | None = None,
     iter_stop: int | None = None,
+    first_moe_layer: int | None = None,
     layer_updates_per_iter: int = 0,
-    num_groups: int = 1,
-    num_nodes: int = 1,
+    num_groups: int | None = None,
+    num_nodes: int | None = None,
     program_path: Path | None = None,
     format: str | None = None,
     validate: float | None = None,
@@ -38,104 +45,118 @@ def generate(
 
     Raises `UserError`, and then writes nothing.
     """
-    name = registry.output_format(output_path, format)
-    target = registry.FORMATS[name]
-    if target.holds_placements and None in (ep_size, num_slots):
-        raise UserError("a placement needs --ep_size and --num_slots")
-    statistics = registry.read_statistics(expert_statistic_path, iter_start, iter_stop)
-    if not target.holds_placements:
-        target.write(output_path, statistics)
-        return Generated([], _written(output_path, target, statistics))
+    target = registry.FORMATS[registry.output_format(output_path, format)]
+    check_writable(output_path)
     if layer_updates_per_iter < 0:
         raise UserError(f"layer_updates_per_iter is {layer_updates_per_iter}; 0 is static")
-    deployment = planning.check_sizes(
-        statistics.num_experts, num_slots, ep_size, num_groups, num_nodes
+    recorded = registry.read_statistics(
+        expert_statistic_path, iter_start, iter_stop, first_moe_layer
     )
-    known, held_out = (statistics, None) if not validate else planning.split(statistics, validate)
+    given = {
+        "num_ranks": ep_size,
+        "num_slots": num_slots,
+        "num_groups": num_groups,
+        "num_nodes": num_nodes,
+    }
+    recorded = replace(recorded, **{name: n for name, n in given.items() if n is not None})
+    if target.write_placement is None:
+        target.write_statistics(output_path, recorded)
+        return Generated(list(recorded.notes), _written(output_path, target, 0))
+    deployment = _deployment(recorded)
     program = program_path or project_file(planning.DEFAULT_PROGRAM)
-    placement = planning.plan(
-        known, deployment, program, target.one_replica_per_gpu, hidden=(expert_statistic_path,)
+    placement, choice, held_out = planning.plan(
+        recorded,
+        deployment,
+        program,
+        target.one_replica_per_gpu,
+        hidden=(expert_statistic_path,),
+        validate_share=validate,
     )
     placement = replace(placement, layer_updates_per_iter=layer_updates_per_iter)
-    summary = f"planned with {program.name} on {_span(known)}\n"
-    if held_out is not None:
-        summary += _held_out_table(known, held_out, placement, deployment, program.name)
-    target.write(output_path, placement)
-    warnings = _warnings(name, statistics, deployment, layer_updates_per_iter)
-    return Generated(warnings, summary + _written(output_path, target, statistics, num_slots))
+    target.write_placement(output_path, placement)
+    warnings = [*recorded.notes, *_warnings(target, recorded, deployment, layer_updates_per_iter)]
+    if num_groups and num_groups > 1 and deployment.num_nodes == 1:
+        warnings.append("--num_groups has no effect with --num_nodes 1")
+    summary = _figures(recorded, held_out, choice, deployment, validate is not None)
+    spare = deployment.num_replicas - recorded.num_experts
+    return Generated(warnings, f"{summary}\n{_written(output_path, target, spare)}")
 
 
-def _span(statistics: ExpertStatistics) -> str:
-    iterations = statistics.iterations
-    return (
-        f"iterations {iterations.start} to {iterations[-1]}, {len(statistics.layers)} layers of "
-        f"{statistics.num_experts} experts"
+def _deployment(statistics: ExpertStatistics) -> Deployment:
+    """TensorRT-LLM's defaults where neither user nor files tell: recorded ranks, a slot each."""
+    ranks = statistics.num_ranks
+    if ranks is None or (ranks == 1 and statistics.num_slots is None):
+        raise UserError("the statistics do not tell the number of ranks; give --ep_size")
+    return planning.check_sizes(
+        statistics.num_experts,
+        statistics.num_slots or statistics.num_experts,
+        ranks,
+        statistics.num_groups or 1,
+        statistics.num_nodes or 1,
     )
 
 
-def _held_out_table(
-    known: ExpertStatistics,
+def _figures(
+    statistics: ExpertStatistics,
     held_out: ExpertStatistics,
-    placement: EnginePlacement,
+    choice: Choice,
     deployment: Deployment,
-    program: str,
+    validated: bool,
 ) -> str:
-    layers, loads = held_out.layers, held_out.loads
-    placements = {
-        "experts in order, no EPLB": planning.place_in_order(
-            len(layers), known.num_experts, deployment.num_gpus
-        ),
-        "TensorRT-LLM's own rule": planning.place_by_engine_rule(known.loads, deployment),
-        program: align(placement, held_out, program),
-    }
-    tables = {
-        name: report.tabulate(layers, loads, each, deployment.num_gpus)
-        for name, each in placements.items()
-    }
-    return (
-        f"held out: measured on {_span(held_out)}, which the planner never saw, "
-        f"over {deployment.num_gpus} ranks\n{report.compare(tables)}\n"
-        f"the file holds this placement; without --validate it is planned on all iterations\n"
+    """The plans' figures on what they were measured on."""
+    shape = (len(held_out.layers), statistics.num_experts, deployment.num_replicas)
+    before = tabulate(
+        held_out.layers, held_out.loads, experts_in_order(*shape), deployment.num_gpus
     )
+    used, measured = spans([*statistics.iterations]), spans([*held_out.iterations])
+    lines = [
+        f"{len(statistics.layers)} layers of {statistics.num_experts} experts on "
+        f"{deployment.num_replicas} slots of {deployment.num_gpus} ranks, iterations {used}",
+        "",
+        compare({"experts in order": before} | choice.tables),
+        f"{choice}",
+    ]
+    if held_out is statistics:
+        lines.append("measured on what was planned on, for want of iterations to hold out")
+    elif validated:
+        lines.append(f"held out: iterations {measured}, which no plan saw; nor did the file's")
+    else:
+        lines.append(
+            f"measured on iterations {measured}, held out; the file's plan is made from all"
+        )
+    return "\n".join(lines)
 
 
-def _written(
-    path: Path, target: registry.Format, statistics: ExpertStatistics, num_slots: int = 0
-) -> str:
-    spare = num_slots - statistics.num_experts
-    return f"wrote {path}\n" + target.how_to_use.format(path=path, spare=spare)
+def _written(path: Path, target: Format, spare: int) -> str:
+    hint = target.how_to_use.format(path=path, spare=spare)
+    return f"wrote {path}\n" + fill(hint, 80, break_long_words=False, break_on_hyphens=False)
 
 
 def _warnings(
-    name: str, statistics: ExpertStatistics, deployment: Deployment, layer_updates_per_iter: int
+    target: Format, statistics: ExpertStatistics, deployment: Deployment, updates: int
 ) -> list[str]:
     """What the engine would ignore or misread."""
     found = []
-    ranks = statistics.num_ranks
     if deployment.num_gpus == 1:
         found.append("ep_size 1 leaves nothing to balance; engines ignore EPLB then")
-    if layer_updates_per_iter and name != "tensorrt-llm":
-        found.append(f"--layer_updates_per_iter is TensorRT-LLM's; {name} files cannot hold it")
-    if layer_updates_per_iter > len(statistics.layers):
+    if updates and target.name != "tensorrt-llm":
         found.append(
-            f"layer_updates_per_iter {layer_updates_per_iter} is more than the "
-            f"{len(statistics.layers)} layers; the engine updates each layer at most once"
+            f"--layer_updates_per_iter is TensorRT-LLM's; {target.name} files cannot hold it"
         )
-    if ranks and 1 < ranks < deployment.num_gpus:
+    if updates > len(statistics.layers):
         found.append(
-            f"the statistics hold {ranks} ranks, ep_size is {deployment.num_gpus}; if they were "
-            f"recorded on this deployment, files of ranks are missing"
+            f"layer_updates_per_iter {updates} is more than the {len(statistics.layers)} layers; "
+            f"the engine updates each layer at most once"
         )
     if deployment.num_nodes > 1 and not deployment.can_be_node_local:
         found.append(
             f"num_groups {deployment.num_groups} does not spread over num_nodes "
             f"{deployment.num_nodes}; most programs then ignore both"
         )
-    if deployment.num_groups > 1 and deployment.num_nodes == 1:
-        found.append("--num_groups has no effect with --num_nodes 1")
-    if statistics.moe_layers_only and not registry.FORMATS[name].numbers_moe_layers:
+    if statistics.moe_layers_only and not target.numbers_moe_layers:
         found.append(
-            f"the statistics number MoE layers from 0, {name} expects the model's layer numbers; "
-            f"right only for models without dense layers"
+            f"the statistics number the MoE layers alone, {target.name} the model's layers: "
+            f"written as layers {spans([*statistics.layers])}; give --first_moe_layer (3 for "
+            f"DeepSeek-V3) if the model begins with dense layers"
         )
     return found

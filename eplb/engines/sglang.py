@@ -9,118 +9,107 @@ ones show as rows of zeros in statistics, and hold their place in placements.
 Checked against sglang 0.5.23 (sglang/srt/eplb/expert_distribution.py and expert_location.py). A
 dump of a bounded recorder buffer is a ring whose newest step may stand anywhere; SGLang does not
 tell where, so a hold-out split of such a dump is not one of time. Not covered: dumps of the
-``per_pass`` and ``per_token`` modes.
+``per_pass`` and ``per_token`` modes; CSV dumps are in `eplb.engines.table`.
 """
 
 from __future__ import annotations
 
 import json
-import pickle
+from collections import defaultdict
+from itertools import zip_longest
 from pathlib import Path
 
 import numpy as np
 
 from eplb.common import UserError, replacing, write_text
-from eplb.engines.model import (
-    EnginePlacement,
-    ExpertStatistics,
-    checked_rows,
-    statistics_from_rows,
-)
+from eplb.engines.format import Format
+from eplb.engines.model import EnginePlacement, ExpertStatistics
+from eplb.engines.reading import checked_rows, statistics_of
 from eplb.engines.source import Source
 
 COUNTS, PLACEMENT = "logical_count", "physical_to_logical_map"
-SUFFIXES = (".json", ".pt")
 RECORDER_FILES = "expert_distribution_recorder_*.pt"
 
 
 def recognises(source: Source) -> bool:
     if source.is_folder:
         return bool(source.files(RECORDER_FILES))
-    is_torch_file = any(name.endswith("data.pkl") for name in source.zip_names)
-    return is_torch_file or source.json_has(COUNTS) or source.json_has(PLACEMENT)
+    return source.has(COUNTS) or source.has(PLACEMENT) or source.has("records")
 
 
-def read(
-    source: Source, start: int | None = None, stop: int | None = None
-) -> ExpertStatistics | EnginePlacement:
+def read(source: Source) -> ExpertStatistics | EnginePlacement:
     """Read a dump, a folder of dumps in order of their names (times), or a placement."""
     if source.is_folder:
-        dumps = [
-            _counts(Source(path), _load(Source(path))) for path in source.files(RECORDER_FILES)
-        ]
-        if len({dump.shape[1:] for dump in dumps}) != 1:
-            raise UserError(
-                f"{source}: the dumps differ in layers or experts; keep those of one model"
-            )
-        return statistics_from_rows(str(source), np.concatenate(dumps)).between(start, stop)
-    content = _load(source)
-    if PLACEMENT in content:
-        return _placement(source, content[PLACEMENT])
-    return statistics_from_rows(str(source), _counts(source, content)).between(start, stop)
+        return _folder(source)
+    if source.has(PLACEMENT):
+        rows = source.content[PLACEMENT]
+        rows = rows.tolist() if hasattr(rows, "tolist") else rows
+        if not isinstance(rows, list):
+            raise UserError(f"{source}: {PLACEMENT} is no list of rows; generate it again")
+        phy2log, num_experts = checked_rows(source, range(len(rows)), rows)
+        return EnginePlacement(
+            phy2log, tuple(range(len(rows))), num_experts, model_layers=len(rows)
+        )
+    return _statistics(source, _dump(source).loads)
 
 
-def _load(source: Source) -> dict:
-    if source.looks_like_json:
-        content = source.json
-    else:
-        import torch
-
-        try:
-            content = torch.load(source.path, weights_only=True, map_location="cpu")
-        except (RuntimeError, pickle.UnpicklingError, EOFError, OSError) as error:
-            raise UserError(f"{source} is truncated or not a torch file; copy it again") from error
-    if not isinstance(content, dict):
-        raise UserError(f"{source} holds no dictionary; SGLang writes {COUNTS} or {PLACEMENT}")
-    return content
+def _statistics(source: Source, loads: np.ndarray, **known) -> ExpertStatistics:
+    rows = range(loads.shape[1])
+    return statistics_of(source, loads, rows, model_layers=len(rows), **known)
 
 
-def _counts(source: Source, content: dict) -> np.ndarray:
-    """[steps, layers, experts]"""
-    if COUNTS not in content:
+def _dump(source: Source) -> ExpertStatistics:
+    """The steps of one dump; unused places at the end of the recorder's buffer are dropped."""
+    if not source.has(COUNTS):
         way_out = "record with --expert-distribution-recorder-mode stat"
         raise UserError(f"{source} has no {COUNTS}; {way_out}")
-    counts = _array(source, content[COUNTS])
-    return counts[None] if counts.ndim == 2 else counts
+    statistics = statistics_of(source, source.content[COUNTS])
+    used = np.flatnonzero(statistics.loads.any(axis=(1, 2)))
+    return statistics.between(0, int(used[-1]) + 1)
 
 
-def _array(source: Source, values) -> np.ndarray:
-    try:
-        array = np.asarray(values)
-    except ValueError as error:
-        raise UserError(f"{source}: rows have different lengths; copy it again") from error
-    if not array.ndim:
-        raise UserError(f"{source} holds {values!r} instead of rows of numbers; copy it again")
-    return array
+def _folder(source: Source) -> ExpertStatistics:
+    """Dumps one after the other, or side by side where ranks count different layers.
+
+    The recorder adds up the ranks of a pipeline stage, and only the stages dump apart.
+    """
+    by_rank: dict[object, list[np.ndarray]] = defaultdict(list)
+    in_time = []
+    for path in source.files(RECORDER_FILES):
+        dump = Source(path)
+        in_time.append(_dump(dump).loads)
+        by_rank[dump.content.get("rank")].append(in_time[-1])
+    if len({loads.shape[1:] for loads in in_time}) != 1:
+        raise UserError(f"{source}: the dumps differ in layers or experts; keep those of one model")
+    ranks = [np.concatenate(dumps) for dumps in by_rank.values()]
+    stages = sum(loads.any(axis=(0, 2)).astype(int) for loads in ranks)
+    if len(ranks) == 1 or stages.max() > 1:
+        return _statistics(source, np.concatenate(in_time))
+    notes = [f"{source}: {len(ranks)} pipeline stages, put side by side"]
+    if len({len(loads) for loads in ranks}) > 1:
+        notes.append(f"{source}: the stages recorded different numbers of steps")
+    steps = [np.sum(step, axis=0) for step in zip_longest(*ranks, fillvalue=0)]
+    return _statistics(source, np.stack(steps), notes=tuple(notes))
 
 
-def _placement(source: Source, rows) -> EnginePlacement:
-    rows = list(_array(source, rows))
-    layers = tuple(range(len(rows)))
-    phy2log, num_experts = checked_rows(str(source), layers, rows)
-    return EnginePlacement(phy2log, layers, num_experts, model_layers=len(rows))
-
-
-def write(path: Path, content: ExpertStatistics | EnginePlacement) -> None:
-    """Write ``path`` as .json or .pt, by its suffix; JSON statistics are summed over the steps."""
-    as_json = path.suffix == ".json"
-    if isinstance(content, EnginePlacement):
-        key, values = PLACEMENT, content.all_layers()
-    else:
-        key, values = COUNTS, full_rows(content)
-        values = values.sum(axis=0) if as_json else values
-    if as_json:
-        write_text(path, json.dumps({key: values.tolist()}) + "\n")
+def write_placement(path: Path, placement: EnginePlacement) -> None:
+    """Write ``path`` as .json or .pt, by its suffix."""
+    rows = placement.all_layers()
+    if path.suffix == ".json":
+        write_text(path, json.dumps({PLACEMENT: rows.tolist()}) + "\n")
         return
     import torch
 
     with replacing(path) as partial:
-        torch.save({key: torch.from_numpy(values)}, partial)
+        torch.save({PLACEMENT: torch.from_numpy(rows)}, partial)
 
 
-def full_rows(statistics: ExpertStatistics) -> np.ndarray:
-    """[iterations, model layers, experts]: the loads with rows of zeros for dense layers."""
-    height = max(statistics.model_layers or 0, max(statistics.layers) + 1)
-    rows = np.zeros((len(statistics.loads), height, statistics.num_experts), dtype=np.int64)
-    rows[:, list(statistics.layers)] = statistics.loads
-    return rows
+FORMAT = Format(
+    "sglang",
+    recognises,
+    read,
+    write_placement,
+    suffixes=(".json", ".pt"),
+    how_to_use="SGLang reads it with --init-expert-location {path} "
+    "--ep-num-redundant-experts {spare}",
+)

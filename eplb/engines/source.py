@@ -1,27 +1,57 @@
-"""A file or folder handed in by the user, looked into once however many formats ask about it."""
+"""A file or folder handed in by the user, looked into once however many formats ask about it.
+
+Covered: JSON, npy, npz and torch files as Python objects, text, all of them gzipped or with a
+byte-order mark, and a description of what was found for the message of a refusal. Not covered:
+what the content means (the formats' modules).
+"""
 
 from __future__ import annotations
 
+import gzip
 import json
+import pickle
+import shutil
+import tempfile
 import zipfile
 from functools import cached_property
 from pathlib import Path
 
+import numpy as np
+
 from eplb.common import UserError
 
 HEAD_BYTES = 1 << 16
+BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 
 
 class Source:
-    """The path of a recording or placement, and what its content shows without a full read."""
+    """The path of a recording or placement, and what its content shows.
+
+    path: as given, for messages; file: what to read, the unpacked copy of a gzipped file
+    """
 
     def __init__(self, path: Path) -> None:
-        self.path = path
-        if not path.exists():
-            raise UserError(f"{path} does not exist; check the path")
+        self.path = self.file = Path(path)
+        try:
+            if not self.path.exists():
+                raise UserError(f"{path} does not exist; check the path")
+            if not self.is_folder and self.head.startswith(b"\x1f\x8b"):
+                self._unpack()
+                del self.head
+        except OSError as error:
+            raise UserError(f"cannot read {path}: {error.strerror or error}") from error
 
     def __str__(self) -> str:
         return str(self.path)
+
+    def _unpack(self) -> None:
+        self._folder = tempfile.TemporaryDirectory(prefix="eplb-")
+        self.file = Path(self._folder.name) / self.path.stem
+        try:
+            with gzip.open(self.path) as packed, self.file.open("wb") as file:
+                shutil.copyfileobj(packed, file)
+        except (EOFError, gzip.BadGzipFile) as error:
+            raise UserError(f"{self} is truncated or not a gzip file; copy it again") from error
 
     @property
     def is_folder(self) -> bool:
@@ -33,40 +63,117 @@ class Source:
 
     @cached_property
     def head(self) -> bytes:
-        """The first bytes of a file; nothing of a folder."""
+        """The first bytes of a file, without byte-order mark; nothing of a folder."""
         if self.is_folder:
             return b""
-        try:
-            with self.path.open("rb") as file:
-                return file.read(HEAD_BYTES)
-        except OSError as error:
-            raise UserError(f"cannot read {self.path}: {error.strerror}") from error
+        with self.file.open("rb") as file:
+            return file.read(HEAD_BYTES).removeprefix(BYTE_ORDER_MARK)
 
     @cached_property
-    def zip_names(self) -> list[str]:
-        """Members of a zip archive, which .npz and .pt files are; none for anything else."""
-        if not self.head.startswith(b"PK"):
-            return []
+    def text(self) -> str:
+        """The file as text; `UserError` where it is none."""
         try:
-            with zipfile.ZipFile(self.path) as archive:
-                return archive.namelist()
-        except zipfile.BadZipFile as error:
-            raise UserError(
-                f"{self.path} is truncated or not a zip archive; copy it again"
-            ) from error
+            return self.file.read_text(encoding="utf-8-sig")
+        except UnicodeDecodeError as error:
+            raise UserError(f"{self} is not UTF-8 text ({error.reason}); convert it") from error
+        except OSError as error:
+            raise UserError(f"cannot read {self}: {error.strerror}") from error
 
     @property
     def looks_like_json(self) -> bool:
         return self.head.lstrip()[:1] in (b"{", b"[")
 
     @cached_property
-    def json(self) -> object:
-        """The content as JSON; `UserError` where it is none."""
-        try:
-            return json.loads(self.path.read_text(encoding="utf-8"))
-        except (ValueError, OSError) as error:
-            raise UserError(f"{self.path} is not valid JSON ({error}); copy it again") from error
+    def content(self) -> object:
+        """What a JSON, npy, npz or torch file holds; None for anything else.
 
-    def json_has(self, key: str) -> bool:
-        """Whether the file is a JSON object with ``key`` at its top level."""
-        return self.looks_like_json and isinstance(self.json, dict) and key in self.json
+        Raises `UserError` for such a file that is broken, or holds pickled objects.
+        """
+        if self.looks_like_json:
+            return self._json()
+        if self.head.startswith((b"PK", b"\x93NUMPY")) and not self._is_torch_archive():
+            return self._numpy()
+        if self.head.startswith((b"PK", b"\x80")):
+            return self._torch()
+        return None
+
+    def has(self, key: str) -> bool:
+        """Whether the content is a dictionary with ``key``."""
+        return isinstance(self.content, dict) and key in self.content
+
+    @cached_property
+    def json_lines(self) -> list[object]:
+        """The objects of a file with one JSON text a line, at least two; else nothing.
+
+        A last line that is cut off, as of a recording under way, is left out.
+        """
+        lines = self.text.splitlines() if self.looks_like_json else []
+        objects = []
+        for number, line in enumerate(lines):
+            try:
+                objects += [json.loads(line)] if line.strip() else []
+            except ValueError:
+                if number < len(lines) - 1:
+                    return []
+        return objects if len(lines) > 1 and objects else []
+
+    def _json(self) -> object:
+        try:
+            return json.loads(self.text)
+        except (ValueError, RecursionError) as error:
+            if self.json_lines:
+                return self.json_lines
+            raise UserError(f"{self} is not valid JSON ({error}); copy it again") from error
+
+    def _is_torch_archive(self) -> bool:
+        if not self.head.startswith(b"PK"):
+            return False
+        try:
+            with zipfile.ZipFile(self.file) as archive:
+                return any(name.endswith("data.pkl") for name in archive.namelist())
+        except zipfile.BadZipFile as error:
+            raise UserError(f"{self} is truncated or not a zip archive; copy it again") from error
+
+    def _numpy(self) -> object:
+        try:
+            loaded = np.load(self.file, allow_pickle=False)
+            return dict(loaded) if hasattr(loaded, "files") else loaded
+        except (ValueError, OSError, EOFError, zipfile.BadZipFile) as error:
+            raise UserError(
+                f"{self} is truncated, or holds Python objects instead of numbers ({error}); "
+                f"save a plain array"
+            ) from error
+
+    def _torch(self) -> object:
+        import torch
+
+        try:
+            return torch.load(self.file, weights_only=True, map_location="cpu")
+        except pickle.UnpicklingError as error:
+            raise UserError(
+                f"{self} holds pickled Python objects, which could run any code and are not "
+                f"loaded; save a tensor, or a dictionary of tensors, with torch.save"
+            ) from error
+        except (RuntimeError, EOFError, OSError, ValueError) as error:
+            raise UserError(f"{self} is truncated or not a torch file; copy it again") from error
+
+    def describe(self) -> str:
+        """What is in it, in a few words."""
+        if self.is_folder:
+            return f"a folder of {_some(path.name for path in self.files('*'))}"
+        if not self.head:
+            return "an empty file"
+        content = self.content
+        if isinstance(content, dict):
+            return f"a dictionary of {_some(map(str, content))}"
+        if content is not None:
+            shape = getattr(content, "shape", None)
+            return f"a {type(content).__name__}" + (f" of {list(shape)}" if shape else "")
+        start = self.head[:40].decode(errors="replace").splitlines()[:1]
+        return f"a file that begins with {start[0]!r}" if start else "a file of empty lines"
+
+
+def _some(names, most: int = 5) -> str:
+    names = list(names)
+    rest = len(names) - most
+    return ", ".join(names[:most]) + (f" and {rest} more" if rest > 0 else "") or "nothing"

@@ -3,11 +3,13 @@
 Statistics are the folder that ``EXPERT_STATISTIC_PATH`` makes the engine write:
 ``meta_info.json`` (``num_experts``, ``num_experts_per_token``) and one ``rank<R>.safetensors`` per
 rank with a tensor ``"<iteration>_<layer>"`` [experts] each: the tokens that this rank routed to
-each expert. The ranks add up. ``*_raw.safetensors`` files hold something else and are not read.
+each expert. The ranks add up, over the union of their tensors: ranks of pipeline stages have other
+layers, a rank may stop an iteration earlier, an MTP layer may start later. ``*_raw.safetensors``
+files hold something else and are not read.
 
-The configuration is the YAML file that ``moe_config: load_balancer:`` names: ``num_slots``,
-``layer_updates_per_iter`` and ``initial_global_assignments``, a map from layer number to
-``num_slots`` expert ids, ``num_slots / ep_size`` consecutive ids per rank.
+The configuration is the YAML file that ``moe_config: load_balancer:`` names, or that stands there
+itself: ``num_slots``, ``layer_updates_per_iter`` and ``initial_global_assignments``, a map from
+layer number to ``num_slots`` expert ids, ``num_slots / ep_size`` consecutive ids per rank.
 
 Source: TensorRT-LLM's documentation of its expert load balancer (examples/ep_load_balancer). The
 package is not plain Python, so nothing here was tried against a release.
@@ -17,6 +19,7 @@ from __future__ import annotations
 
 import json
 import re
+from collections import Counter
 from pathlib import Path
 
 import numpy as np
@@ -25,70 +28,81 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 from tqdm import tqdm
 
-from eplb.common import UserError, replacing, write_text
-from eplb.engines.model import EnginePlacement, ExpertStatistics, checked_rows, whole_counts
+from eplb.common import UserError, check_writable, replacing, write_text
+from eplb.engines.format import Format
+from eplb.engines.model import EnginePlacement, ExpertStatistics
+from eplb.engines.reading import checked_rows, count_fault, spans, statistics_of
 from eplb.engines.source import Source
 
 RANK_FILE = re.compile(r"rank(\d+)\.safetensors")
-SUFFIXES = (".yaml", ".yml")
-KEY = re.compile(r"(\d+)_(\d+)")
+TENSOR = re.compile(r"(\d+)_(\d+)")
+CONFIG = re.compile(rb"^\s*(num_slots|initial_global_assignments|load_balancer)\s*:", re.MULTILINE)
 # libyaml's parser and emitter where PyYAML was built with them: ten times faster, same result.
 _Loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 _Dumper = getattr(yaml, "CSafeDumper", yaml.SafeDumper)
+Names = dict[tuple[int, int], str]
 
 
 def recognises(source: Source) -> bool:
     if source.is_folder:
         return bool(source.files("meta_info.json") or source.files("rank*.safetensors"))
-    is_config = b"initial_global_assignments" in source.head or b"num_slots" in source.head
-    return is_config and not source.looks_like_json
+    return not source.looks_like_json and bool(CONFIG.search(source.head))
 
 
-def read(
-    source: Source, start: int | None = None, stop: int | None = None
-) -> ExpertStatistics | EnginePlacement:
-    """Read a statistics folder (iterations ``start`` to ``stop``, exclusive) or a configuration."""
-    return read_statistics(source, start, stop) if source.is_folder else read_placement(source)
+def read(source: Source) -> ExpertStatistics | EnginePlacement:
+    """Read a statistics folder or a configuration."""
+    return read_statistics(source) if source.is_folder else read_placement(source)
 
 
-def write(path: Path, content: ExpertStatistics | EnginePlacement) -> None:
-    if isinstance(content, EnginePlacement):
-        write_placement(path, content)
-    else:
-        write_statistics(path, content)
+def read_statistics(source: Source) -> ExpertStatistics:
+    """Add up the ranks' files, tensor by tensor: memory holds the sum and one file's tensors.
 
-
-def read_statistics(source: Source, start: int | None, stop: int | None) -> ExpertStatistics:
-    """Add up the ranks' files, tensor by tensor: memory holds the sum and one tensor.
-
-    Raises `UserError` for missing ranks, gaps in the iterations, broken files and differing
-    numbers of experts.
+    Raises `UserError` for missing ranks, broken files and differing numbers of experts.
     """
-    meta = Source(source.path / "meta_info.json").json
+    meta = Source(source.path / "meta_info.json").content
     if not isinstance(meta, dict) or not isinstance(meta.get("num_experts"), int):
         raise UserError(f"{source.path / 'meta_info.json'} does not give num_experts; record again")
-    files = _rank_files(source)
-    with _open(files[0]) as file:
-        names = _names(file, files[0])
-    known, layers = _complete(files[0], names)
-    frame = ExpertStatistics(np.empty((len(known), 0, 0)), tuple(layers), known.start)
-    chosen = frame.between(start, stop).iterations
-    rows = [[names[iteration, layer] for layer in layers] for iteration in chosen]
-    loads = np.zeros((len(chosen), len(layers), meta["num_experts"]), dtype=np.int64)
-    for path in tqdm(files, desc="reading ranks", unit="file", disable=None):
+    names = {path: _names(path) for path in _rank_files(source)}
+    ranks_with = Counter(cell for each in names.values() for cell in each)
+    iterations = sorted({iteration for iteration, _ in ranks_with})
+    layers = sorted({layer for _, layer in ranks_with})
+    first = iterations[0]
+    if iterations[-1] - first >= 2 * len(iterations) + 1000:
+        raise UserError(
+            f"{source} holds iterations {first} to {iterations[-1]} but only {len(iterations)} of "
+            f"them; put recordings made apart in folders of their own"
+        )
+    row = {layer: index for index, layer in enumerate(layers)}
+    loads = np.zeros((iterations[-1] - first + 1, len(layers), meta["num_experts"]), np.int64)
+    for path, each in tqdm(names.items(), desc="reading ranks", unit="file", disable=None):
         with _open(path) as file:
-            _check_names(file, path, set(names.values()))
-            for row, load in zip(rows, loads, strict=True):
-                load += _counts(file, path, row, loads.shape[2])
-    if not loads.any():
-        raise UserError(f"{source}: no expert received any token; record under load")
-    return ExpertStatistics(
-        loads=loads,
-        layers=tuple(layers),
-        first_iteration=chosen.start,
-        num_ranks=len(files),
+            for (iteration, layer), name in each.items():
+                loads[iteration - first, row[layer]] += _counts(file, path, name, loads.shape[2])
+    per_layer = Counter(layer for each in names.values() for layer in {n for _, n in each})
+    return statistics_of(
+        source,
+        loads,
+        layers,
+        first,
+        # Ranks of a pipeline stage share its layers; the other stages' ranks do not.
+        num_ranks=max(per_layer.values()),
         top_k=meta.get("num_experts_per_token"),
+        notes=_unions(source, len(names), per_layer, ranks_with),
     )
+
+
+def _unions(source: Source, files: int, per_layer: Counter, ranks_with: Counter) -> tuple[str, ...]:
+    """What the ranks do not have in common."""
+    notes = []
+    if max(per_layer.values()) < files:
+        notes.append(f"{source}: the ranks hold different layers, as those of pipeline stages do")
+    partial = {i for (i, layer), ranks in ranks_with.items() if ranks < per_layer[layer]}
+    if partial:
+        notes.append(
+            f"{source}: not all ranks recorded iteration{'s'[: len(partial) > 1]} "
+            f"{spans(sorted(partial))}; what there is was added up"
+        )
+    return tuple(notes)
 
 
 def _rank_files(source: Source) -> list[Path]:
@@ -108,14 +122,15 @@ def _rank_files(source: Source) -> list[Path]:
     return [found[rank] for rank in sorted(found)]
 
 
-def _names(file, path: Path) -> dict[tuple[int, int], str]:
+def _names(path: Path) -> Names:
     """The tensors' names by (iteration, layer)."""
-    parsed = {name: KEY.fullmatch(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
-    for name, match in parsed.items():
-        if match is None:
-            raise UserError(
-                f"{path}: tensor {name!r} is not named <iteration>_<layer>; record again"
-            )
+    with _open(path) as file:
+        parsed = {name: TENSOR.fullmatch(name) for name in file.keys()}  # noqa: SIM118 (no dict)
+    odd = next((name for name, match in parsed.items() if match is None), None)
+    if odd is not None:
+        raise UserError(f"{path}: tensor {odd!r} is not named <iteration>_<layer>; record again")
+    if not parsed:
+        raise UserError(f"{path} holds no tensor; check EXPERT_STATISTIC_ITER_RANGE")
     return {(int(match[1]), int(match[2])): name for name, match in parsed.items()}
 
 
@@ -128,68 +143,41 @@ def _open(path: Path, framework: str = "np"):
         ) from error
 
 
-def _complete(path: Path, names: dict[tuple[int, int], str]) -> tuple[range, list[int]]:
-    """The iterations and layers of a file, which must have every layer of every iteration."""
-    if not names:
-        raise UserError(f"{path} holds no tensor; check EXPERT_STATISTIC_ITER_RANGE")
-    iterations = sorted({iteration for iteration, _ in names})
-    layers = sorted({layer for _, layer in names})
-    known = range(iterations[0], iterations[-1] + 1)
-    if len(known) != len(iterations):
-        gap = min(set(known) - set(iterations))
-        raise UserError(f"{path} has no iteration {gap}, yet earlier and later ones; record again")
-    for iteration in known:
-        for layer in layers:
-            if (iteration, layer) not in names:
-                raise UserError(
-                    f"{path} lacks iteration {iteration} of layer {layer}; record again"
-                )
-    return known, layers
-
-
-def _check_names(file, path: Path, expected: set[str]) -> None:
-    """Raise `UserError` unless the file has the tensors of the first rank."""
-    if odd := set(file.keys()) ^ expected:
-        name = min(odd)
-        has = "lacks" if name in expected else "has"
-        raise UserError(
-            f"{path} {has} {name!r} (iteration_layer), unlike rank 0; "
-            f"all ranks must record the same iterations and layers"
-        )
-
-
-def _counts(file, path: Path, names: list[str], num_experts: int) -> np.ndarray:
-    """[names, experts]: the named tensors, checked together since a recording has many."""
-    tensors = [_tensor(file, path, name) for name in names]
-    for name, counts in zip(names, tensors, strict=True):
-        if counts.shape != (num_experts,):
-            raise UserError(
-                f"{path}: {name} counts {counts.size} experts, meta_info.json says {num_experts}; "
-                f"the files belong to different models"
-            )
-    return whole_counts(f"{path}: {names[0]} to {names[-1]}", np.stack(tensors))
-
-
-def _tensor(file, path: Path, name: str) -> np.ndarray:
+def _counts(file, path: Path, name: str, num_experts: int) -> np.ndarray:
+    """[experts]: one tensor, checked."""
     try:
-        return file.get_tensor(name)
+        counts = file.get_tensor(name)
     except TypeError:
         # numpy has no bfloat16; torch, slow to import, has.
         with _open(path, "pt") as torch_file:
-            return torch_file.get_tensor(name).double().numpy()
+            counts = torch_file.get_tensor(name).double().numpy()
+    if counts.shape != (num_experts,):
+        raise UserError(
+            f"{path}: {name} counts {counts.size} experts, meta_info.json says {num_experts}; "
+            f"the files belong to different models"
+        )
+    layer = int(name.split("_")[1])
+    fault = count_fault(counts[None, None], [layer])
+    if fault is None and (counts != np.rint(counts)).any():
+        fault = f"the token counts of layer {layer} are not whole numbers; record token counts"
+    if fault is not None:
+        raise UserError(f"{path}: {name}: {fault}")
+    return counts.astype(np.int64)
 
 
 def check_vacant(folder: Path) -> None:
-    """Raise `UserError` where a new rank would be added to an older recording."""
+    """Raise `UserError` where statistics cannot be written, or would add to an older recording."""
+    if folder.exists() and not folder.is_dir():
+        raise UserError(f"{folder} is a file; statistics are a folder, choose another name")
     if any(folder.glob("rank*.safetensors")):
         raise UserError(
             f"{folder} already holds statistics, and ranks add up; choose another folder"
         )
+    check_writable(folder / "meta_info.json")
 
 
 def write_statistics(folder: Path, statistics: ExpertStatistics) -> None:
-    """Write ``statistics`` as the folder of a single rank, which must hold none."""
-    check_vacant(folder)
+    """Write ``statistics`` as the folder of a single rank."""
     tensors = {
         f"{iteration}_{layer}": np.ascontiguousarray(counts)
         for iteration, rows in zip(statistics.iterations, statistics.loads, strict=True)
@@ -203,17 +191,20 @@ def write_statistics(folder: Path, statistics: ExpertStatistics) -> None:
 
 def read_placement(source: Source) -> EnginePlacement:
     """Read a configuration by the engine's rules: full lists, and every expert in each."""
-    try:
-        config = yaml.load(source.path.read_text(encoding="utf-8"), _Loader)
-    except (yaml.YAMLError, UnicodeDecodeError, OSError) as error:
-        raise UserError(f"{source} is not valid YAML ({error}); generate it again") from error
-    assignments = config.get("initial_global_assignments") if isinstance(config, dict) else None
+    config = _config(source)
+    assignments = config.get("initial_global_assignments")
+    if not assignments and config.get("num_slots"):
+        raise UserError(
+            f"{source} places nothing: it has num_slots {config['num_slots']} and no "
+            f"initial_global_assignments, so the engine starts with experts in order and moves "
+            f"them while it serves; report without a placement shows that start"
+        )
     if not isinstance(assignments, dict) or not assignments:
         raise UserError(f"{source} has no initial_global_assignments; generate it again")
-    if not all(isinstance(layer, int) for layer in assignments):
+    if not all(isinstance(layer, int) and layer >= 0 for layer in assignments):
         raise UserError(f"{source}: initial_global_assignments must map layer numbers to lists")
     layers = tuple(sorted(assignments))
-    phy2log, num_experts = checked_rows(str(source), layers, [assignments[n] for n in layers])
+    phy2log, num_experts = checked_rows(source, layers, [assignments[n] for n in layers])
     if config.get("num_slots") != phy2log.shape[1]:
         raise UserError(
             f"{source}: num_slots is {config.get('num_slots')}, "
@@ -221,6 +212,20 @@ def read_placement(source: Source) -> EnginePlacement:
         )
     updates = config.get("layer_updates_per_iter", 0)
     return EnginePlacement(phy2log, layers, num_experts, layer_updates_per_iter=updates)
+
+
+def _config(source: Source) -> dict:
+    """The balancer's own part of the file."""
+    try:
+        config = yaml.load(source.text, _Loader)
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
+        raise UserError(f"{source} is not valid YAML ({error}); generate it again") from error
+    for key in ("moe_config", "load_balancer"):
+        if isinstance(config, dict) and key in config:
+            config = config[key]
+    if isinstance(config, str):
+        raise UserError(f"{source} only names the balancer's file, {config}; give that one")
+    return config if isinstance(config, dict) else {}
 
 
 def write_placement(path: Path, placement: EnginePlacement) -> None:
@@ -237,3 +242,15 @@ def write_placement(path: Path, placement: EnginePlacement) -> None:
         config, Dumper=_Dumper, default_flow_style=None, sort_keys=False, width=1 << 30
     )
     write_text(path, text)
+
+
+FORMAT = Format(
+    "tensorrt-llm",
+    recognises,
+    read,
+    write_placement,
+    suffixes=(".yaml", ".yml"),
+    how_to_use="TensorRT-LLM reads it with moe_config.load_balancer: {path} in the LLM API "
+    "options; it leaves EPLB off without a word unless the model's architecture supports it, "
+    "ep_size is greater than 1 and enable_attention_dp is true",
+)

@@ -10,42 +10,66 @@ from pathlib import Path
 
 from eplb import trace as traces
 from eplb.common import UserError
-from eplb.engines.model import EnginePlacement, ExpertStatistics, statistics_from_rows
+from eplb.engines.format import Format
+from eplb.engines.model import ExpertStatistics
+from eplb.engines.reading import statistics_of
 from eplb.engines.source import Source
 
-SUFFIXES = (".json",)
 WINDOWS = 10  # at least so many to score a program on, however few records there are
 
 
 def recognises(source: Source) -> bool:
+    """By the first bytes where they tell, since a trace is large."""
     return source.looks_like_json and (
-        b'"load_history"' in source.head or source.json_has("load_history")
+        b'"load_history"' in source.head or source.has("load_history")
     )
 
 
-def read(source: Source, start: int | None = None, stop: int | None = None) -> ExpertStatistics:
-    trace = traces.read_trace(source.path)
-    statistics = statistics_from_rows(
-        str(source), trace.loads, top_k=trace.header.top_k, moe_layers_only=True
+def read(source: Source) -> ExpertStatistics:
+    try:
+        trace = traces.read_trace(source.file)
+    except UserError as error:
+        # A gzipped trace is read from its unpacked copy.
+        raise UserError(str(error).replace(str(source.file), str(source))) from error
+    header = trace.header
+    return statistics_of(
+        source,
+        trace.loads,
+        top_k=header.top_k,
+        num_groups=header.num_groups,
+        num_ranks=getattr(header, "num_gpus", None),
+        num_slots=getattr(header, "num_replicas", None),
+        num_nodes=getattr(header, "num_nodes", None),
     )
-    return statistics.between(start, stop)
 
 
-def write(path: Path, content: ExpertStatistics | EnginePlacement) -> None:
+def write_statistics(path: Path, statistics: ExpertStatistics) -> None:
     """Write a trace with one record per iteration and an interval that leaves several windows."""
-    if isinstance(content, EnginePlacement):
-        raise UserError("a trace holds statistics, not placements; choose another --format")
-    interval = min(100, len(content.loads) // WINDOWS)
+    iterations, layers = statistics.iterations, statistics.layers
+    interval = min(100, len(iterations) // WINDOWS)
     if interval < 1:
         raise UserError(
             f"a trace needs at least {WINDOWS} iterations to score programs on, "
-            f"these are {len(content.loads)}; record more"
+            f"these are {len(iterations)}; record more"
         )
     header = traces.TraceHeader(
-        source=f"expert statistics of iterations {content.iterations.start} to "
-        f"{content.iterations[-1]}, layers {content.layers[0]} to {content.layers[-1]}",
-        top_k=content.top_k,
+        source=f"expert statistics of iterations {iterations.start} to {iterations[-1]}, "
+        f"layers {layers[0]} to {layers[-1]}",
+        top_k=statistics.top_k,
+        num_groups=statistics.num_groups,
         steps_per_record=1,
         rebalance_interval=interval,
     )
-    traces.write_trace(path, traces.Trace(content.loads, header))
+    traces.write_trace(path, traces.Trace(statistics.loads, header))
+
+
+FORMAT = Format(
+    "trace",
+    recognises,
+    read,
+    write_statistics=write_statistics,
+    suffixes=(".json",),
+    how_to_use="score programs on it with: python evaluate.py --program_path "
+    "programs/balanced.py --trace {path}",
+    numbers_moe_layers=True,
+)

@@ -1,8 +1,9 @@
-"""vllm-ascend: ``expert_map.json``, the placement that ``eplb_config.expert_map_path`` names.
+"""vllm-ascend and MindIE: ``expert_map.json``, which ``eplb_config.expert_map_path`` names.
 
-``moe_layer_count``, and ``layer_list`` of ``layer_id``, ``device_count`` and ``device_list`` of
-``device_id`` and ``device_expert``, the experts of the device's slots. Layers are MoE layers
-counted from 0: dense layers have no number. The engine finds a layer by its place in the list.
+``moe_layer_count``, and ``layer_list`` of ``device_count`` and ``device_list`` of
+``device_expert``, the experts of the device's slots. Layers are MoE layers, dense ones have no
+number. The engine finds layers and devices by their place in the lists: ``layer_id`` and
+``device_id`` may be missing or start anywhere.
 
 Checked against vllm-ascend 0.23.0 (vllm_ascend/eplb). It keeps one slot per expert and device, so
 two replicas of an expert on a device would be misread: the writer refuses them. Not covered:
@@ -17,61 +18,72 @@ from pathlib import Path
 import numpy as np
 
 from eplb.common import UserError, write_text
-from eplb.engines.model import EnginePlacement, ExpertStatistics, checked_rows
+from eplb.engines.format import Format
+from eplb.engines.model import EnginePlacement
+from eplb.engines.reading import checked_rows
 from eplb.engines.source import Source
-
-SUFFIXES = (".json",)
 
 
 def recognises(source: Source) -> bool:
-    return source.json_has("moe_layer_count")
+    return source.has("moe_layer_count") or source.has("layer_list")
 
 
-def read(source: Source, start: int | None = None, stop: int | None = None) -> EnginePlacement:
-    """Read an expert map; it has no iterations for ``start`` and ``stop`` to choose."""
+def read(source: Source) -> EnginePlacement:
     try:
-        content = source.json
-        by_layer = {layer["layer_id"]: layer for layer in content["layer_list"]}
-        rows = [
-            _layer_row(source, by_layer[number]) for number in range(content["moe_layer_count"])
+        layers = [
+            [device["device_expert"] for device in layer["device_list"]]
+            for layer in source.content["layer_list"]
         ]
-        devices = {len(layer["device_list"]) for layer in by_layer.values()}
-    except (KeyError, TypeError) as error:
+        counts = [layer.get("device_count") for layer in source.content["layer_list"]]
+        devices = [len(layer) for layer in layers]
+        sizes = [[len(experts) for experts in layer] for layer in layers]
+    except (KeyError, TypeError, AttributeError) as error:
         raise UserError(f"{source}: {error} is missing or malformed; generate it again") from error
-    if len(devices) != 1 or len(by_layer) != len(rows):
+    if source.content.get("moe_layer_count", len(layers)) != len(layers) or not layers:
         raise UserError(
-            f"{source}: moe_layer_count or the layers' devices disagree; generate it again"
+            f"{source}: moe_layer_count is {source.content.get('moe_layer_count')}, layer_list has "
+            f"{len(layers)} layers; generate it again"
         )
-    layers = tuple(range(len(rows)))
-    phy2log, num_experts = checked_rows(str(source), layers, rows)
+    for number, (count, size) in enumerate(zip(counts, sizes, strict=True)):
+        if count not in (None, devices[number]) or len(size) != devices[0] or not size:
+            raise UserError(
+                f"{source}: layer {number} lacks a device: it lists {len(size)}, device_count is "
+                f"{count} and layer 0 lists {devices[0]}; generate it again"
+            )
+    routed = _routed(source, sizes)
+    rows = [[expert for device in routed for expert in layer[device]] for layer in layers]
+    phy2log, num_experts = checked_rows(source, range(len(rows)), rows)
     return EnginePlacement(
-        phy2log, layers, num_experts, num_gpus=devices.pop(), moe_layers_only=True
+        phy2log, tuple(range(len(rows))), num_experts, num_gpus=len(routed), moe_layers_only=True
     )
 
 
-def _layer_row(source: Source, layer: dict) -> list[int]:
-    """The experts of a layer's slots, device by device."""
-    by_device = {device["device_id"]: device["device_expert"] for device in layer["device_list"]}
-    complete = set(by_device) == set(range(layer["device_count"]))
-    if not complete or len({len(experts) for experts in by_device.values()}) != 1:
-        raise UserError(
-            f"{source}: layer {layer['layer_id']} lacks a device or its devices hold different "
-            f"numbers of experts; generate it again"
-        )
-    return [expert for device in sorted(by_device) for expert in by_device[device]]
+def _routed(source: Source, sizes: list[list[int]]) -> list[int]:
+    """The devices that hold routed experts: those with most slots, alike in every layer.
+
+    MindIE lists devices beside them that hold nothing but a shared expert.
+    """
+    most = max(sizes[0])
+    routed = [device for device, size in enumerate(sizes[0]) if size == most]
+    for number, layer in enumerate(sizes):
+        odd = [d for d, size in enumerate(layer) if size != (most if d in routed else 1)]
+        if odd:
+            raise UserError(
+                f"{source}: layer {number}, device {odd[0]} holds {layer[odd[0]]} experts, others "
+                f"{most}; generate it again"
+            )
+    return routed
 
 
-def write(path: Path, content: ExpertStatistics | EnginePlacement) -> None:
-    if not isinstance(content, EnginePlacement):
-        raise UserError("vllm-ascend has no file format for statistics; choose another --format")
-    if content.num_gpus is None:
+def write_placement(path: Path, placement: EnginePlacement) -> None:
+    if placement.num_gpus is None:
         raise UserError("vllm-ascend lists experts per device; give --ep_size")
-    devices = content.phy2log.reshape(len(content.phy2log), content.num_gpus, -1)
-    _refuse_doubles(content.layers, devices)
+    devices = placement.phy2log.reshape(len(placement.phy2log), placement.num_gpus, -1)
+    _refuse_doubles(placement.layers, devices)
     layer_list = [
         {
             "layer_id": number,
-            "device_count": content.num_gpus,
+            "device_count": placement.num_gpus,
             "device_list": [
                 {"device_id": device, "device_expert": experts}
                 for device, experts in enumerate(layer.tolist())
@@ -93,3 +105,16 @@ def _refuse_doubles(layers: tuple[int, ...], devices: np.ndarray) -> None:
             f"layer {layers[row]}: device {device} holds expert {ordered[row, device, slot]} "
             f"twice, which vllm-ascend misreads; use another program or fewer slots"
         )
+
+
+FORMAT = Format(
+    "vllm-ascend",
+    recognises,
+    read,
+    write_placement,
+    suffixes=(".json",),
+    how_to_use='vllm-ascend reads it with --additional-config \'{{"eplb_config": '
+    '{{"expert_map_path": "{path}"}}}}\'',
+    one_replica_per_gpu=True,
+    numbers_moe_layers=True,
+)

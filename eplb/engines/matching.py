@@ -1,0 +1,77 @@
+"""A placement file beside statistics: do both speak of one model, and which row is which layer?"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+
+from eplb.common import UserError
+from eplb.engines.model import EnginePlacement, ExpertStatistics
+from eplb.engines.reading import spans
+from eplb.placement import ExpertPlacement
+
+# Layers of multi-token prediction at the end of a model, which recordings may leave out.
+MOST_MTP_LAYERS = 3
+
+
+def align(
+    placement: EnginePlacement, statistics: ExpertStatistics, source: str
+) -> tuple[ExpertPlacement, tuple[str, ...]]:
+    """``placement`` with the layers of ``statistics``, in their order, and notes; or `UserError`.
+
+    Layers match by number, or by order where one side numbers only the MoE layers. Layers that
+    follow the last one of the statistics are taken as those of multi-token prediction.
+    """
+    if placement.num_experts != statistics.num_experts:
+        raise UserError(
+            f"{source} places {placement.num_experts} experts, the statistics count "
+            f"{statistics.num_experts}: it belongs to another model"
+        )
+    places, counts = list(placement.layers), list(statistics.layers)
+    if placement.moe_layers_only or statistics.moe_layers_only:
+        places, counts = list(range(len(places))), list(range(len(counts)))
+    row = {layer: index for index, layer in enumerate(places)}
+    missing = [layer for layer in counts if layer not in row]
+    # Formats with a row per layer of the model also have rows for dense layers.
+    extra = sorted(set(places) - set(counts)) if placement.model_layers is None else []
+    last = counts[-1]
+    is_mtp = len(extra) <= MOST_MTP_LAYERS and extra == [*range(last + 1, last + 1 + len(extra))]
+    by_order = placement.moe_layers_only or statistics.moe_layers_only
+    if missing or (extra and not is_mtp) or (by_order and len(places) > len(counts) and not extra):
+        raise UserError(_mismatch(placement, statistics, source))
+    notes = ()
+    if extra:
+        notes = (f"{source}: layer {spans(extra)} is not in the statistics; taken as MTP",)
+    rows = placement.phy2log[[row[layer] for layer in counts]]
+    return ExpertPlacement.from_phy2log(rows, placement.num_experts), notes
+
+
+def _mismatch(placement: EnginePlacement, statistics: ExpertStatistics, source: str) -> str:
+    ours, theirs = list(placement.layers), list(statistics.layers)
+    way_out = "it belongs to another model"
+    if statistics.moe_layers_only and not placement.moe_layers_only:
+        way_out += ", or --first_moe_layer tells the number of the first of them"
+    return (
+        f"{source} places {len(ours)} layers ({spans(ours)}), the statistics count {len(theirs)} "
+        f"({spans(theirs)}): {way_out}"
+    )
+
+
+def without_shared(placement: EnginePlacement, num_experts: int) -> EnginePlacement:
+    """``placement`` of the ``num_experts`` routed experts, if the rest of it are shared ones.
+
+    Shared experts have the ids after the routed ones. Either every device holds as many of them,
+    or some devices hold nothing else. Anything else is returned as it is.
+    """
+    if placement.num_gpus is None or placement.num_experts <= num_experts:
+        return placement
+    slots = placement.phy2log.reshape(len(placement.layers), placement.num_gpus, -1)
+    shared = (slots >= num_experts).sum(axis=2)
+    only = (shared == slots.shape[2]).all(axis=0)
+    rest = np.unique(shared[:, ~only])
+    if len(rest) != 1:
+        return placement
+    routed = slots[:, ~only]
+    routed = routed[routed < num_experts].reshape(len(slots), -1)
+    return replace(placement, phy2log=routed, num_experts=num_experts, num_gpus=int((~only).sum()))

@@ -1,0 +1,191 @@
+"""Checks that hold for the content of every format, and the words for what is wrong.
+
+Covered: token counts (text, NaN, negative, fractions, shapes) and rows of expert ids. Not covered:
+where in a file they stand (the formats' modules).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from numbers import Real
+
+import numpy as np
+
+from eplb.common import UserError
+from eplb.engines.model import ExpertStatistics
+from eplb.engines.source import Source
+from eplb.placement import expert_fault
+
+MOST_TOKENS = 2**53
+# Fractions are scaled until a layer has about this many tokens, so that rounding loses nothing.
+SCALED_TOKENS = 1e6
+
+
+def statistics_of(
+    source: Source | str,
+    values: object,
+    layers: Sequence[int] | None = None,
+    first_iteration: int = 0,
+    **known,
+) -> ExpertStatistics:
+    """Statistics of ``values`` [layers, experts] or [iterations, layers, experts].
+
+    layers: the number of each row in the model; None where rows are the MoE layers alone
+    known: further fields of `ExpertStatistics`
+
+    Raises `UserError` with iteration, layer and expert for the first value that is no count.
+    """
+    counts = _array(source, values, layers)
+    if counts.ndim == 2:
+        counts = counts[None]
+    if counts.ndim != 3 or 0 in counts.shape:
+        raise UserError(
+            f"{source}: counts have shape {list(counts.shape)}; "
+            f"they must be [layers, experts] or [iterations, layers, experts]"
+        )
+    numbers = range(counts.shape[1]) if layers is None else layers
+    notes: tuple[str, ...] = known.pop("notes", ())
+    fault = count_fault(counts, numbers, first_iteration)
+    if fault is not None:
+        raise UserError(f"{source}: {fault}")
+    if not counts.any():
+        raise UserError(f"{source}: no expert received any token; record under load")
+    counts, scale = _whole(counts)
+    if scale != 1:
+        notes += (
+            f"{source} holds fractions, averages or shares; tokens are shown times {scale:.0e}",
+        )
+    return ExpertStatistics(
+        loads=counts,
+        layers=tuple(numbers),
+        first_iteration=first_iteration,
+        moe_layers_only=layers is None,
+        notes=notes,
+        **known,
+    )
+
+
+def _array(source: Source | str, values: object, layers: Sequence[int] | None) -> np.ndarray:
+    if hasattr(values, "detach"):
+        # numpy has no bfloat16; a float64 holds every count that passes the checks.
+        values = values.double() if values.is_floating_point() else values
+        return values.numpy()
+    try:
+        return np.asarray(values)
+    except (ValueError, OverflowError) as error:
+        lengths = [len(row) if hasattr(row, "__len__") else 0 for row in values]
+        odd = next((row for row, n in enumerate(lengths) if n != lengths[0]), None)
+        if odd is None:
+            raise UserError(f"{source}: rows have different lengths; copy it again") from error
+        number = layers[odd] if layers else odd
+        raise UserError(
+            f"{source}: row {number} has {lengths[odd]} values, the first one {lengths[0]}; rows "
+            f"of different lengths are no counts of one model"
+        ) from error
+
+
+def count_fault(counts: np.ndarray, layers: Sequence[int], first_iteration: int = 0) -> str | None:
+    """What is not a token count in ``counts`` [iterations, layers, experts], if anything."""
+    if counts.dtype.kind not in "iuf":
+        bad = [not isinstance(value, Real) or isinstance(value, bool) for value in counts.flat]
+        words = "is {!r}, not a number" if any(bad) else "is {!r}; no recording has so many"
+        bad = np.reshape(bad if any(bad) else [True] * counts.size, counts.shape)
+    elif not np.isfinite(counts).all():
+        bad, words = ~np.isfinite(counts), "is {}, not a count; the recording or its export failed"
+    elif (counts < 0).any():
+        bad, words = counts < 0, "is {}, negative: a 32-bit counter overflowed, or it is no count"
+    elif (counts >= MOST_TOKENS).any():
+        bad, words = counts >= MOST_TOKENS, "is {}; no recording has so many"
+    else:
+        return None
+    iteration, row, expert = np.argwhere(bad)[0]
+    where = f"layer {layers[row]}, expert {expert}"
+    if len(counts) > 1:
+        where = f"iteration {first_iteration + iteration}, {where}"
+    value = counts[iteration, row, expert]
+    value = value.item() if hasattr(value, "item") else value
+    return f"the token count of {where} " + words.format(value)
+
+
+def _whole(counts: np.ndarray) -> tuple[np.ndarray, float]:
+    """``counts`` as int64, and the power of ten that fractions were multiplied with."""
+    scale = 1.0
+    if counts.dtype.kind == "f" and (counts != np.rint(counts)).any():
+        busiest = counts.sum(axis=2, dtype=np.float64).max()
+        scale = 10.0 ** max(0, np.ceil(np.log10(SCALED_TOKENS / busiest)))
+        counts = np.rint(counts * scale)
+    return np.ascontiguousarray(counts, dtype=np.int64), scale
+
+
+def gaps(statistics: ExpertStatistics) -> ExpertStatistics:
+    """``statistics`` with notes on what of them holds no token."""
+    used = statistics.loads.any(axis=0)
+    idle = [n for n, row in zip(statistics.layers, used, strict=True) if not row.any()]
+    if len(idle) == len(used):
+        raise UserError("no expert received any token in these iterations; choose others")
+    notes = []
+    if idle:
+        notes.append(
+            f"no token in layer{'s'[: len(idle) > 1]} {spans(idle)}: left out of averages, and "
+            f"experts stay in order"
+        )
+    empty = statistics.first_iteration + np.flatnonzero(~statistics.loads.any(axis=(1, 2)))
+    if empty.size:
+        notes.append(
+            f"no token in iteration{'s'[: empty.size > 1]} {spans(empty.tolist())}: left out of "
+            f"averages"
+        )
+    unused = 1 - used[used.any(axis=1)].mean()
+    if unused > 0.5:
+        notes.append(
+            f"{unused:.0%} of the experts never got a token; if this is the dump of one rank of "
+            f"many, add the others, else record for longer"
+        )
+    return replace(statistics, notes=(*statistics.notes, *notes))
+
+
+def spans(numbers: list[int]) -> str:
+    """Ascending numbers in words: "2, 4 to 7"."""
+    parts: list[list[int]] = []
+    for number in numbers:
+        if parts and number == parts[-1][1] + 1:
+            parts[-1][1] = number
+        else:
+            parts.append([number, number])
+    return ", ".join(str(a) if a == b else f"{a} to {b}" for a, b in parts)
+
+
+def checked_rows(source: Source, layers: Sequence[int], rows: list) -> tuple[np.ndarray, int]:
+    """Check a file's rows of expert ids; return ``phy2log`` [layers, slots] int64 and the experts.
+
+    Every row must have the same length and hold every expert. There are as many experts as the
+    highest id tells, since no file says how many.
+    """
+    arrays = []
+    for layer, row in zip(layers, rows, strict=True):
+        try:
+            ids = np.asarray(row)
+        except (ValueError, OverflowError):
+            ids = np.empty(0)
+        if ids.ndim != 1 or ids.dtype.kind not in "iu" or not ids.size:
+            raise UserError(f"{source}: layer {layer} is not a list of expert ids")
+        if arrays and len(ids) != len(arrays[0]):
+            raise UserError(
+                f"{source}: layer {layer} has {len(ids)} slots, "
+                f"layer {layers[0]} has {len(arrays[0])}"
+            )
+        arrays.append(ids)
+    if not arrays:
+        raise UserError(f"{source}: places no layer")
+    phy2log = np.stack(arrays).astype(np.int64)
+    num_experts = int(phy2log.max()) + 1
+    if num_experts > phy2log.shape[1]:
+        raise UserError(
+            f"{source}: {phy2log.shape[1]} slots cannot hold {num_experts} experts, "
+            f"0 to {num_experts - 1}; it is cut or malformed"
+        )
+    fault = expert_fault(phy2log, num_experts, layers)
+    if fault is not None:
+        raise UserError(f"{source}: {fault}")
+    return phy2log, num_experts
