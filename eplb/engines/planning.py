@@ -17,8 +17,9 @@ from eplb.engines.choice import GREEDY, Choice, choose, place_greedily
 from eplb.engines.expected import expected_load, windows_to_show
 from eplb.engines.model import EnginePlacement, ExpertStatistics
 from eplb.engines.one_replica import part_replicas
+from eplb.evaluation.measure import run_program
 from eplb.loads import experts_in_order
-from eplb.placement import Deployment, ExpertPlacement, InvalidPlacement, validate
+from eplb.placement import Deployment, ExpertPlacement
 from eplb.sandbox.runner import Refused, Sandbox
 
 DEFAULT_PROGRAM = "programs/balanced.py"
@@ -137,16 +138,8 @@ def _by_program(
     sandbox: Sandbox, program: Path, loads: np.ndarray, deployment: Deployment
 ) -> np.ndarray:
     """The checked answer to the last of the windows that the program is shown."""
-    windows = windows_to_show(loads)
     try:
-        answer = sandbox.run(program, windows, deployment).answers[-1]
-        return validate(
-            answer.phy2log,
-            answer.log2phy,
-            answer.logcnt,
-            num_layers=windows.shape[1],
-            num_experts=windows.shape[2],
-            deployment=deployment,
-        ).phy2log
-    except (Refused, InvalidPlacement) as error:
+        run = run_program(sandbox, program, windows_to_show(loads), deployment)
+    except Refused as error:
         raise UserError(f"{program} gives no placement: {error}") from error
+    return run.placements[-1].phy2log

@@ -85,8 +85,8 @@ def no_sandbox(monkeypatch):
         def __exit__(self, *_): ...
 
         def run(self, program, windows, deployment):
-            placement = place_greedily(windows[-1], deployment)
-            return Run([placement], np.zeros(1))
+            placements = [place_greedily(window, deployment) for window in windows]
+            return Run(placements, np.zeros(len(windows)))
 
     monkeypatch.setattr(planning, "Sandbox", EngineRule)
 
