@@ -8,16 +8,19 @@ from __future__ import annotations
 
 import argparse
 import json
+import shlex
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from eplb.common import (
     DONE,
     FAILED,
     UserError,
     exit_on_user_error,
+    path_argument,
     positive_int,
     positive_seconds,
     project_file,
@@ -26,6 +29,7 @@ from eplb.evaluation.measure import Settings, evaluate
 from eplb.evaluation.results import metrics_of, prepare, table, write_misuse, write_results
 from eplb.evaluation.scores import SCORINGS
 from eplb.placement import Deployment
+from eplb.sandbox.runner import Sandbox
 
 
 class ArgumentParser(argparse.ArgumentParser):
@@ -35,15 +39,23 @@ class ArgumentParser(argparse.ArgumentParser):
         raise UserError(f"{message}; see {self.prog} --help")
 
 
+SIZES = {
+    "num_replicas": "slots",
+    "num_groups": "expert groups",
+    "num_nodes": "nodes",
+    "num_gpus": "GPUs",
+}
+
+
 def parser() -> ArgumentParser:
     p = ArgumentParser(description="Score an expert-parallelism load balancer.")
-    p.add_argument("--program_path", type=Path, required=True, help="the program: one Python file")
-    p.add_argument("--results_dir", type=Path, default=Path("results"), help="default: results")
-    p.add_argument("--trace", type=Path, help="load history (default: the embedded one)")
-    p.add_argument("--num_replicas", type=positive_int, default=288, help="slots (default: 288)")
-    p.add_argument("--num_groups", type=positive_int, default=8, help="expert groups (default: 8)")
-    p.add_argument("--num_nodes", type=positive_int, default=4, help="default: 4")
-    p.add_argument("--num_gpus", type=positive_int, default=32, help="default: 32")
+    file = {"type": path_argument, "metavar": "PATH"}
+    p.add_argument("--program_path", **file, required=True, help="the program: one Python file")
+    p.add_argument("--results_dir", **file, default=Path("results"), help="default: results")
+    p.add_argument("--trace", **file, help="load history (default: the embedded one)")
+    for name, what in SIZES.items():
+        default = f"the trace's, or {getattr(Deployment, name)}"
+        p.add_argument(f"--{name}", type=positive_int, help=f"{what} (default: {default})")
     p.add_argument(
         "--rebalance_interval", type=positive_int, help="records per window (default: the trace's)"
     )
@@ -62,23 +74,29 @@ def parser() -> ArgumentParser:
     p.add_argument(
         "--timeout", type=positive_seconds, default=60.0, help="seconds for one run (default: 60)"
     )
+    p.add_argument(
+        "--fresh",
+        type=positive_int,
+        metavar="N",
+        help="score it on N traces too that are drawn now, which no program can know",
+    )
     p.add_argument("--plots", action="store_true", help="draw plots/*.png in the results folder")
     p.add_argument("--json", action="store_true", help="print JSON instead of the table")
     return p
 
 
-def results_dir_of(arguments: list[str]) -> Path:
-    """The results folder, also where the other arguments are wrong."""
+def results_dir_of(arguments: list[str]) -> Path | None:
+    """The results folder, also where the other arguments are wrong; None where it is wrong."""
     only = argparse.ArgumentParser(add_help=False, exit_on_error=False)
-    only.add_argument("--results_dir", type=Path, default=Path("results"))
+    only.add_argument("--results_dir", type=path_argument, default=Path("results"))
     try:
         return only.parse_known_args(arguments)[0].results_dir
     except argparse.ArgumentError:
-        return Path("results")
+        return None
 
 
 @contextmanager
-def progress_bar() -> Iterator[Callable[[float], None]]:
+def progress_bar(doing: str) -> Iterator[Callable[[float], None]]:
     """Yield a function that takes the share done; it draws on a terminal and else does nothing."""
     if not sys.stderr.isatty():
         yield lambda share: None
@@ -86,17 +104,33 @@ def progress_bar() -> Iterator[Callable[[float], None]]:
     from tqdm import tqdm
 
     shape = "{desc} {percentage:3.0f}% |{bar}| {elapsed}"
-    with tqdm(total=1.0, desc="evaluating", bar_format=shape, leave=False) as bar:
+    with tqdm(total=1.0, desc=doing, bar_format=shape, leave=False) as bar:
         yield lambda share: bar.update(share - bar.n)
+
+
+def fresh(args: argparse.Namespace, known: float) -> dict[str, Any]:
+    """Scores on traces drawn now, and how far below the ``known`` trace's score their mean is."""
+    from eplb.evaluation.fresh import draw, mean_score, score_fresh
+
+    with Sandbox(args.timeout, (args.results_dir,)) as sandbox, progress_bar("fresh") as progress:
+        [scores] = score_fresh(
+            [args.program_path],
+            draw(args.fresh),
+            sandbox,
+            require_locality=args.locality == "require",
+            scoring=args.scoring,
+            progress=progress,
+        )
+    mean = mean_score(scores)
+    return {"scores": [score.record for score in scores], "mean": mean, "gap": known - mean}
 
 
 def score(args: argparse.Namespace) -> int:
     """Evaluate, write the results and print them."""
-    deployment = Deployment(args.num_replicas, args.num_groups, args.num_nodes, args.num_gpus)
     settings = Settings(
         program=args.program_path,
         trace=args.trace or project_file("expert-load.json"),
-        deployment=deployment,
+        sizes={name: getattr(args, name) for name in SIZES},
         rebalance_interval=args.rebalance_interval,
         repeats=args.repeats,
         require_locality=args.locality == "require",
@@ -104,9 +138,11 @@ def score(args: argparse.Namespace) -> int:
         seed_history=args.plots,
         hidden=(args.results_dir,),
     )
-    with progress_bar() as progress:
+    with progress_bar("evaluating") as progress:
         evaluation = evaluate(settings, progress)
     metrics = metrics_of(evaluation, args.scoring)
+    if args.fresh and evaluation.refusal is None:
+        metrics["private"]["fresh"] = fresh(args, metrics["combined_score"])
     if args.plots and evaluation.refusal is None:
         from eplb.evaluation.plots import draw
 
@@ -116,19 +152,27 @@ def score(args: argparse.Namespace) -> int:
     if args.json:
         print(json.dumps({"correct": correct, **metrics}, indent=2))
     else:
-        print(table(metrics, args.program_path))
+        print(table(metrics, args.results_dir, next_command(args)))
     return DONE if correct else FAILED
+
+
+def next_command(args: argparse.Namespace) -> str:
+    """What to type after a score: see it confirmed, and then let it be improved."""
+    if args.fresh is None:
+        return f"python {shlex.join(sys.argv)} --fresh 3"
+    path = shlex.quote(str(args.program_path.absolute()))
+    return f"python run_evo.py evo_config.init_program_path={path}"
 
 
 def main() -> int:
     results_dir = results_dir_of(sys.argv[1:])
     try:
         args = parser().parse_args()
-        prepare(results_dir)
+        prepare(args.results_dir)
         return score(args)
     except UserError as error:
         # ShinkaEvolve takes whatever it finds: an earlier program's score must not pass for this.
-        if results_dir.is_dir():
+        if results_dir is not None and results_dir.is_dir():
             prepare(results_dir)
             write_misuse(results_dir, str(error))
         raise

@@ -105,6 +105,13 @@ def positive_seconds(text: str) -> float:
     return seconds
 
 
+def path_argument(text: str) -> Path:
+    """An argument that names a file or folder, for ``type=`` of argparse; "" is the current one."""
+    if not text.strip():
+        raise argparse.ArgumentTypeError("it is empty, and must name a file or folder")
+    return Path(text)
+
+
 SOURCE_TREE = Path(__file__).resolve().parent.parent
 # A wheel carries its copies here, inside the package: one folder to hide from a candidate. An
 # editable install may hold stale copies, hence the source tree comes first.

@@ -15,15 +15,19 @@ from array import array
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args, get_type_hints
 
 import numpy as np
 
 from eplb.common import UserError, replacing
 from eplb.jsonstream import BadJson, items_of
+from eplb.placement import Deployment
 
 # Records per window of the public file, which does not say so itself.
 PUBLIC_INTERVAL = 100
+
+# The model that `Deployment`'s defaults are for is DeepSeek-V3, with so many experts.
+DEFAULT_EXPERTS = 256
 
 # More tokens than this in one record are a mistake, and could overflow the sums of windows.
 MOST_TOKENS = 2**40
@@ -38,6 +42,7 @@ class TraceHeader:
     seed: of a synthetic trace
     top_k: experts per token
     num_groups: expert groups of the model's routing
+    num_replicas, num_nodes, num_gpus: the deployment it was recorded on, or is meant for
     steps_per_record: engine steps that one record sums up
     rebalance_interval: records per window
     """
@@ -47,6 +52,9 @@ class TraceHeader:
     seed: int | None = None
     top_k: int | None = None
     num_groups: int | None = None
+    num_replicas: int | None = None
+    num_nodes: int | None = None
+    num_gpus: int | None = None
     steps_per_record: int | None = None
     rebalance_interval: int | None = None
 
@@ -57,6 +65,29 @@ class Trace:
 
     loads: np.ndarray
     header: TraceHeader = TraceHeader()
+
+    def deployment(self, **chosen: int | None) -> Deployment:
+        """The deployment to place on: the sizes ``chosen``, else the header's, else the defaults.
+
+        Raises `UserError` for sizes that do not fit the experts, or that nobody has named: the
+        defaults would score a recording made elsewhere on the wrong GPUs. The message does not
+        name the file, which a trace does not know.
+        """
+        experts = self.loads.shape[2]
+        sizes = {
+            field.name: chosen.get(field.name) or getattr(self.header, field.name)
+            for field in fields(Deployment)
+        }
+        unknown = [name for name in ("num_replicas", "num_gpus") if sizes[name] is None]
+        if unknown and experts != DEFAULT_EXPERTS:
+            raise UserError(
+                f"it has {experts} experts and does not say which deployment it is for; "
+                f"give --{' and --'.join(unknown)}, and --num_nodes and --num_groups if need be"
+            )
+        known = {name: size for name, size in sizes.items() if size is not None}
+        deployment = Deployment(**known)
+        deployment.check(experts)
+        return deployment
 
     def interval(self, rebalance_interval: int | None = None) -> int:
         """Records per window: the argument, else the header's, else 100 as in the public file.
@@ -222,18 +253,16 @@ def _check_row(row: list[Any], where: str) -> None:
 
 
 def _checked_header(path: Path, header: dict[str, Any]) -> TraceHeader:
-    for field in fields(TraceHeader):
-        value = header.get(field.name)
+    for name, hint in get_type_hints(TraceHeader).items():
+        value = header.get(name)
         if value is None:
             continue
-        if "str" in field.type:
+        if str in get_args(hint):
             if not isinstance(value, str):
-                raise UserError(
-                    f"trace {path}: {field.name} is {json.dumps(value)}; it must be text"
-                )
-        elif type(value) is not int or value < (0 if field.name == "seed" else 1):
+                raise UserError(f"trace {path}: {name} is {json.dumps(value)}; it must be text")
+        elif type(value) is not int or value < (0 if name == "seed" else 1):
             raise UserError(
-                f"trace {path}: {field.name} is {json.dumps(value)}; it must be a positive integer"
+                f"trace {path}: {name} is {json.dumps(value)}; it must be a positive integer"
             )
     return TraceHeader(**header)
 

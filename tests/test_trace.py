@@ -16,6 +16,7 @@ from hypothesis.extra.numpy import array_shapes, arrays
 
 from eplb import jsonstream
 from eplb.common import UserError
+from eplb.placement import Deployment
 from eplb.trace import MOST_TOKENS, Trace, TraceHeader, read_trace, write_trace
 
 ROOT = Path(__file__).parent.parent
@@ -30,6 +31,9 @@ any_header = st.builds(
     seed=st.none() | st.integers(0, 2**64),
     top_k=st.none() | st.integers(1, 8),
     num_groups=st.none() | st.integers(1, 8),
+    num_replicas=st.none() | st.integers(1, 512),
+    num_nodes=st.none() | st.integers(1, 8),
+    num_gpus=st.none() | st.integers(1, 64),
     steps_per_record=st.none() | st.integers(1, 100),
     rebalance_interval=st.none() | st.integers(1, 100),
 )
@@ -227,6 +231,23 @@ def test_windows_are_sums_and_the_rest_is_dropped(loads, interval):
             for expert in range(experts):
                 cells = [loads[window * interval + i, layer, expert] for i in range(interval)]
                 assert windows[window, layer, expert] == sum(map(int, cells))
+
+
+def test_deployment_comes_from_the_argument_the_header_or_the_default():
+    loads = np.ones((2, 1, 256), dtype=np.int64)
+    assert Trace(loads).deployment() == Deployment(288, 8, 4, 32)
+    header = TraceHeader(num_replicas=320, num_groups=4, num_nodes=1, num_gpus=8)
+    assert Trace(loads, header).deployment() == Deployment(320, 4, 1, 8)
+    assert Trace(loads, header).deployment(num_gpus=16, num_nodes=None) == Deployment(320, 4, 1, 16)
+    with pytest.raises(UserError, match="num_replicas 320 is not a multiple of num_gpus 7"):
+        Trace(loads, header).deployment(num_gpus=7)
+
+
+def test_the_default_deployment_is_for_models_of_its_size_only():
+    trace = Trace(np.ones((2, 1, 16), dtype=np.int64))
+    with pytest.raises(UserError, match="it has 16 experts.*--num_replicas and --num_gpus"):
+        trace.deployment()
+    assert trace.deployment(num_replicas=20, num_gpus=4) == Deployment(20, 8, 4, 4)
 
 
 def test_interval_comes_from_the_argument_the_header_or_the_public_file():

@@ -6,7 +6,7 @@ four. Text that comes from the program itself is shortened and stripped of contr
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -35,6 +35,10 @@ _ADVICE = {
     "nodes": (
         "Keeping every group on one node costs the most: a placement free of nodes would reach "
         "{free:.4f} on the window seen instead of {replicated:.4f}."
+    ),
+    "speed": (
+        "Ten times as fast would bring it: large tensors over all layers at once instead of loops "
+        "over experts, and few calls."
     ),
 }
 
@@ -66,16 +70,56 @@ def refusal_feedback(reason: str, traceback: list[str]) -> str:
     return "\n".join([f"Refused, score 0: {reason}", *lines, f"{way_out}{_CONTRACT}"])
 
 
-def feedback(evaluation: Evaluation, figures: Figures, scoring: str) -> str:
+@dataclass(frozen=True)
+class Gains:
+    """What each part of a program would gain if it lost nothing, in the combined score.
+
+    parts: what the balance lost to, see `attribute`
+    worth: by part, and of being ten times as fast under "speed"
+    """
+
+    parts: Attribution
+    worth: dict[str, float]
+
+    @classmethod
+    def of(cls, evaluation: Evaluation, figures: Figures, scoring: str) -> Gains:
+        parts = attribute(evaluation.scores)
+        losses = {name: loss for name, loss in parts.losses.items() if name in _ADVICE}
+        if evaluation.settings.require_locality:
+            losses.pop("nodes")
+        worth = {name: worth_of_balance(figures, scoring, loss) for name, loss in losses.items()}
+        worth["speed"] = worth_of(figures, scoring, call_ms=figures.call_ms / 10)
+        return cls(parts, worth)
+
+    @property
+    def most(self) -> tuple[str, float] | None:
+        """The part with most to gain, and that; None where it is next to nothing."""
+        part = max(self.worth, key=self.worth.__getitem__)
+        return (part, self.worth[part]) if self.worth[part] >= 0.0005 else None
+
+
+def worth_of(figures: Figures, scoring: str, **better: float) -> float:
+    """What the combined score would gain with ``better`` figures."""
+    formula = SCORINGS[scoring].formula
+    return formula(replace(figures, **better)) - formula(figures)
+
+
+def worth_of_balance(figures: Figures, scoring: str, gain: float) -> float:
+    """What the combined score would gain with so much more balancedness."""
+    names = ("balancedness_score", "balancedness_expert")
+    better = {name: min(1.0, getattr(figures, name) + gain) for name in names}
+    return worth_of(figures, scoring, **better)
+
+
+def feedback(evaluation: Evaluation, figures: Figures, scoring: str, gains: Gains) -> str:
     """What to improve in a program that was scored.
 
     figures, scoring: what its combined score was made of, and how
     """
     scores = evaluation.scores
-    parts = attribute(scores)
     return "\n".join(
         [
-            *_balance_lines(parts, evaluation.settings.require_locality),
+            *_balance_lines(gains),
             _worst_windows(scores),
             _worst_layers(scores),
             _worth_line(figures, scoring),
@@ -83,22 +127,21 @@ def feedback(evaluation: Evaluation, figures: Figures, scoring: str) -> str:
     )
 
 
-def _balance_lines(parts: Attribution, locality_required: bool) -> list[str]:
+def _balance_lines(gains: Gains) -> list[str]:
+    parts = gains.parts
     losses = parts.losses
     if not parts.node_local:
         losses.pop("nodes")
     lost = ", ".join(f"{name} {loss:.4f}" for name, loss in losses.items())
-    improvable = {n: loss for n, loss in losses.items() if n in _ADVICE}
-    if locality_required:
-        improvable.pop("nodes", None)
-    largest = max(improvable, key=improvable.__getitem__)
     placed, oracle = parts.balancedness_score, parts.balancedness_oracle
     lines = [
         f"Balancedness over GPUs (1 is perfect): {placed:.4f} on the next windows, "
         f"{oracle:.4f} on the windows seen (oracle). Lost to {lost}."
     ]
-    if improvable[largest] >= 0.0005:
-        lines.append(f"Most to gain: {largest}. {_ADVICE[largest].format(**vars(parts))}")
+    if gains.most is not None:
+        part, worth = gains.most
+        advice = _ADVICE[part].format(**vars(parts))
+        lines.append(f"Most to gain: {part}, {worth:.4f} of the combined score. {advice}")
     verdict = "ahead of it" if placed > parts.no_forecast else "behind it"
     lines.append(
         f"A greedy placement without nodes or forecast scores {parts.no_forecast:.4f} on the next "
@@ -144,19 +187,11 @@ def _worst_layers(scores: PlacementScores) -> str:
 
 def _worth_line(figures: Figures, scoring: str) -> str:
     """What speed and balance are worth from here on, by the scoring that the program is under."""
-
-    def worth(**better: float) -> float:
-        formula = SCORINGS[scoring].formula
-        return formula(replace(figures, **better)) - formula(figures)
-
-    def balanced(gain: float) -> float:
-        names = ("balancedness_score", "balancedness_expert")
-        return worth(**{name: min(1.0, getattr(figures, name) + gain) for name in names})
-
+    faster = worth_of(figures, scoring, call_ms=figures.call_ms / 2)
+    hundredth, perfect = (worth_of_balance(figures, scoring, gain) for gain in (0.01, 1.0))
     return (
         f"Time: {figures.call_ms:.4g} ms a call, the seed {figures.seed_call_ms:.4g} ms; "
         f"removed {figures.removed:.4f} of the imbalance, speed_score {figures.speed_score:.4f}. "
-        f"In the combined score, twice as fast is worth {worth(call_ms=figures.call_ms / 2):.4f} "
-        f"now, one hundredth more balancedness {balanced(0.01):.4f}, and perfect balance "
-        f"{balanced(1.0):.4f}."
+        f"In the combined score, twice as fast is worth {faster:.4f} now, one hundredth more "
+        f"balancedness {hundredth:.4f}, and perfect balance {perfect:.4f}."
     )

@@ -7,7 +7,7 @@ evaluation, and which failures are the program's and which the user's. Not cover
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -138,6 +138,7 @@ def _refuse_difference(
 class Settings:
     """What to evaluate and how.
 
+    sizes: of the deployment, by name; those of the trace where they are missing or None
     rebalance_interval: records per window; None for the trace's own
     repeats: runs of the program, each in a fresh process
     timeout: seconds that one run may take
@@ -147,7 +148,7 @@ class Settings:
 
     program: Path
     trace: Path
-    deployment: Deployment = field(default_factory=Deployment)
+    sizes: Mapping[str, int | None] = field(default_factory=dict)
     rebalance_interval: int | None = None
     repeats: int = 3
     require_locality: bool = False
@@ -164,6 +165,7 @@ class Evaluation:
     """
 
     settings: Settings
+    deployment: Deployment
     history: History
     isolation: str
     seed_scores: PlacementScores | None = None
@@ -184,12 +186,10 @@ def evaluate(settings: Settings, progress: Callable[[float], None]) -> Evaluatio
     result's ``refusal``.
     """
     _check_program(settings.program)
-    _check_locality(settings)
-    deployment = settings.deployment
     reading = 1 / (settings.repeats + 1)
     with Sandbox(settings.timeout, (settings.trace, *settings.hidden)) as sandbox:
         # The sandbox imports torch in the meantime.
-        history = _read_history(settings, lambda share: progress(reading * share))
+        deployment, history = _read(settings, lambda share: progress(reading * share))
         seed_scores = run = scores = refusal = None
         if settings.seed_history:
             seed = run_seed(sandbox, history.seen, deployment)
@@ -208,7 +208,16 @@ def evaluate(settings: Settings, progress: Callable[[float], None]) -> Evaluatio
             scores = PlacementScores(run.placements, history, deployment)
         except Refused as error:
             refusal = error
-        return Evaluation(settings, history, sandbox.isolation, seed_scores, run, scores, refusal)
+        return Evaluation(
+            settings=settings,
+            deployment=deployment,
+            history=history,
+            isolation=sandbox.isolation,
+            seed_scores=seed_scores,
+            run=run,
+            scores=scores,
+            refusal=refusal,
+        )
 
 
 def _check_program(program: Path) -> None:
@@ -222,9 +231,8 @@ def _check_program(program: Path) -> None:
         raise UserError(f"cannot read the program {program}: {error.strerror}") from error
 
 
-def _check_locality(settings: Settings) -> None:
-    deployment = settings.deployment
-    if settings.require_locality and deployment.num_nodes > 0 and not deployment.can_be_node_local:
+def _check_locality(deployment: Deployment) -> None:
+    if not deployment.can_be_node_local:
         nearest = -(-deployment.num_groups // deployment.num_nodes) * deployment.num_nodes
         raise UserError(
             f"--locality require needs whole groups per node, and num_groups "
@@ -233,11 +241,14 @@ def _check_locality(settings: Settings) -> None:
         )
 
 
-def _read_history(settings: Settings, progress: Callable[[float], None]) -> History:
-    """Read the trace and cut it into windows."""
+def _read(settings: Settings, progress: Callable[[float], None]) -> tuple[Deployment, History]:
+    """Read the trace, cut it into windows and settle what it is placed on."""
     trace = read_trace(settings.trace, lambda done, total: progress(done / total if total else 1.0))
-    settings.deployment.check(trace.loads.shape[2])
     try:
-        return History.of(trace, trace.interval(settings.rebalance_interval))
+        deployment = trace.deployment(**settings.sizes)
+        history = History.of(trace, trace.interval(settings.rebalance_interval))
     except UserError as error:
         raise UserError(f"trace {settings.trace}: {error}") from error
+    if settings.require_locality:
+        _check_locality(deployment)
+    return deployment, history

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from eplb.common import UserError, write_text
-from eplb.evaluation.feedback import feedback, printable, refusal_feedback, worst_layers
+from eplb.evaluation.feedback import Gains, feedback, printable, refusal_feedback, worst_layers
 from eplb.evaluation.measure import Evaluation
 from eplb.evaluation.scores import combined_scores
 
@@ -56,12 +56,13 @@ def metrics_of(evaluation: Evaluation, scoring: str) -> dict[str, Any]:
         return _refused(evaluation)
     figures = evaluation.figures
     scores = combined_scores(figures)
+    gains = Gains.of(evaluation, figures, scoring)
     run_seconds = evaluation.run.seconds.sum(axis=1)
     return {
         "combined_score": scores[scoring],
         "public": figures.public,
-        "private": _private(evaluation, scoring, scores),
-        "text_feedback": feedback(evaluation, figures, scoring),
+        "private": _private(evaluation, scoring, scores, gains),
+        "text_feedback": feedback(evaluation, figures, scoring, gains),
         # As ShinkaEvolve means them: seconds of one whole run, over the runs.
         "execution_time_mean": float(run_seconds.mean()),
         "execution_time_std": float(run_seconds.std()),
@@ -71,15 +72,31 @@ def metrics_of(evaluation: Evaluation, scoring: str) -> dict[str, Any]:
     }
 
 
-def _private(evaluation: Evaluation, scoring: str, scores: dict[str, float]) -> dict[str, Any]:
-    """The researcher's extras: everything by window and repeat, and how it was measured."""
-    settings, run = evaluation.settings, evaluation.run
-    private = {
-        "scoring": scoring,
-        "combined_scores": scores,
+def _setting(evaluation: Evaluation) -> dict[str, Any]:
+    """What was measured on what, so that the figures can be told apart and made again."""
+    settings = evaluation.settings
+    _, layers, experts = evaluation.history.windows.shape
+    return {
+        "program": str(settings.program),
+        "trace": str(settings.trace),
+        "deployment": {**vars(evaluation.deployment), "layers": layers, "experts": experts},
         "isolation": evaluation.isolation,
         "locality": "require" if settings.require_locality else "report",
         "repeats": settings.repeats,
+    }
+
+
+def _private(
+    evaluation: Evaluation, scoring: str, scores: dict[str, float], gains: Gains
+) -> dict[str, Any]:
+    """The researcher's extras: everything by window and repeat, and how it was measured."""
+    run = evaluation.run
+    private = {
+        **_setting(evaluation),
+        "scoring": scoring,
+        "combined_scores": scores,
+        "lost_to": gains.parts.losses,
+        "most_to_gain": list(gains.most or ()),
         "call_ms_quartiles": np.percentile(1e3 * run.seconds, [25, 75]).tolist(),
         "call_ms_by_repeat": (1e3 * run.seconds).tolist(),
         "seed_call_ms_by_repeat": (1e3 * run.seed_seconds).tolist(),
@@ -101,7 +118,7 @@ def _refused(evaluation: Evaluation) -> dict[str, Any]:
     return {
         "combined_score": 0.0,
         "public": {},
-        "private": {"isolation": evaluation.isolation},
+        "private": _setting(evaluation),
         "text_feedback": refusal_feedback(reason, evaluation.refusal.traceback),
         "execution_time_mean": 0.0,
         "execution_time_std": 0.0,
@@ -111,32 +128,80 @@ def _refused(evaluation: Evaluation) -> dict[str, Any]:
     }
 
 
-def table(metrics: dict[str, Any], program: Path) -> str:
-    """The results on a screen, for a person."""
+def table(metrics: dict[str, Any], results_dir: Path, next_command: str) -> str:
+    """The results on a screen, for a person; it ends with what to do next."""
+    private = metrics["private"]
+    d = private["deployment"]
+    rows = [
+        ("program", private["program"], ""),
+        ("trace", private["trace"], ""),
+        (
+            "deployment",
+            f"{d['num_replicas']} slots on {d['num_gpus']} GPUs of {d['num_nodes']} nodes",
+            "",
+        ),
+        (
+            "model",
+            f"{d['layers']} layers of {d['experts']} experts in {d['num_groups']} groups",
+            "",
+        ),
+    ]
     if metrics["all_validation_errors"]:
-        return f"{program}: REFUSED, score 0\n  {metrics['all_validation_errors'][0]}"
+        lines = ["REFUSED, score 0", f"  {metrics['all_validation_errors'][0]}"]
+        last = [("what to do", f"text_feedback in {results_dir / 'metrics.json'}", "")]
+        return "\n".join([*_columns(rows), *lines, *_columns(last)])
+    most = private["most_to_gain"]
+    gain = f"{most[0]}, {most[1]:.4f} of the combined score" if most else "next to nothing"
+    last = [
+        ("most to gain", gain, ""),
+        ("results", f"{results_dir / 'metrics.json'}", ""),
+        ("next", next_command, ""),
+    ]
+    return "\n".join([*_columns(rows), *_columns(_figures(metrics)), *_columns(last)])
+
+
+def _columns(rows: list[tuple[str, str, str]]) -> list[str]:
+    return [f"{name:<24}{value:<10}  {note}".rstrip() for name, value, note in rows]
+
+
+def _figures(metrics: dict[str, Any]) -> list[tuple[str, str, str]]:
+    """The rows of a program that was scored: name, value, note."""
     public, private = metrics["public"], metrics["private"]
     low, high = private["call_ms_quartiles"]
     ratio = public["seed_call_ms"] / public["call_ms"]
     layers = ", ".join(map(str, private["worst_layers"])) or "none"
     windows = np.array(private["by_window"]["balancedness_score"], dtype=float)
     worst = int(np.nanargmin(windows))
-    rows = [
+
+    def row(name: str, metric: str, note: str = "") -> tuple[str, str, str]:
+        return name, f"{public[metric]:.4f}", note
+
+    return [
         (f"combined score ({private['scoring']})", f"{metrics['combined_score']:.4f}", ""),
-        ("balancedness over GPUs", f"{public['balancedness_score']:.4f}", "1 is perfect"),
-        ("  window seen (oracle)", f"{public['balancedness_oracle']:.4f}", ""),
-        ("  record by record", f"{public['balancedness_step']:.4f}", ""),
-        ("  over slots", f"{public['balancedness_expert']:.4f}", ""),
-        ("  experts in order", f"{public['balancedness_in_order']:.4f}", "no balancer"),
-        ("imbalance removed", f"{public['removed']:.4f}", "of that of experts in order"),
-        ("speed score", f"{public['speed_score']:.4f}", f"{ratio:.3g} x as fast as the seed"),
+        row("balancedness over GPUs", "balancedness_score", "1 is perfect"),
+        row("  window seen (oracle)", "balancedness_oracle"),
+        row("  record by record", "balancedness_step"),
+        row("  over slots", "balancedness_expert"),
+        row("  experts in order", "balancedness_in_order", "no balancer"),
+        row("imbalance removed", "removed", "of that of experts in order"),
+        row("speed score", "speed_score", f"{ratio:.3g} x as fast as the seed"),
         ("time per call", f"{public['call_ms']:.4g} ms", f"half of the calls {low:.4g}-{high:.4g}"),
         ("migrated experts", f"{public['migrated_experts']:.1f}", "per layer and window"),
-        ("node locality", f"{public['node_locality']:.4f}", f"locality {private['locality']}"),
+        row("node locality", "node_locality", f"locality {private['locality']}"),
         ("worst window", f"{worst}->{worst + 1}", f"balancedness {windows[worst]:.4f}"),
         ("worst layers", layers, ""),
         ("isolation", private["isolation"], ""),
+        *_fresh(private.get("fresh")),
     ]
-    width = max(len(name) for name, _, _ in rows)
-    lines = [f"{name:<{width}}  {value:<10}  {note}".rstrip() for name, value, note in rows]
-    return "\n".join([str(program), *lines])
+
+
+def _fresh(fresh: dict[str, Any] | None) -> list[tuple[str, str, str]]:
+    """A line a trace that was drawn for this evaluation, and the one that sums them up."""
+    if fresh is None:
+        return []
+    rows = [
+        (f"  {one['trace']}", f"{one['score']:.4f}", one["refusal"] or f"seed {one['seed']}")
+        for one in fresh["scores"]
+    ]
+    gap = f"{abs(fresh['gap']):.4f} {'below' if fresh['gap'] >= 0 else 'above'} the known trace"
+    return [("on fresh traces", f"{fresh['mean']:.4f}", gap), *rows]

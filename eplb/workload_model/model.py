@@ -9,6 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 from eplb.common import UserError
+from eplb.placement import Deployment
 from eplb.trace import TraceHeader
 
 
@@ -20,6 +21,7 @@ class WorkloadModel:
 
     model, layers, experts, top_k: the model
     num_groups: groups of consecutive experts that share some of their popularity; 1 for none
+    num_replicas, num_nodes, num_gpus: the deployment that the trace is meant for
     windows, records_per_window, steps_per_record: length and resolution of the trace
     tokens_per_record: mean tokens that one record sums up, per layer
     skew: standard deviation of the popularity of a domain's experts
@@ -46,7 +48,10 @@ class WorkloadModel:
     model: str = "deepseek-ai/DeepSeek-V3"
     layers: int = 58
     experts: int = 256
-    num_groups: int = 8
+    num_groups: int = Deployment.num_groups
+    num_replicas: int = Deployment.num_replicas
+    num_nodes: int = Deployment.num_nodes
+    num_gpus: int = Deployment.num_gpus
     top_k: int = 8
     windows: int = 12
     records_per_window: int = 10
@@ -90,13 +95,17 @@ class WorkloadModel:
         return self.windows * self.records_per_window
 
     @property
+    def deployment(self) -> Deployment:
+        return Deployment(self.num_replicas, self.num_groups, self.num_nodes, self.num_gpus)
+
+    @property
     def header(self) -> TraceHeader:
         return TraceHeader(
             model=self.model,
             source="synthetic, made by eplb.workload_model; not a recording",
             seed=self.seed,
             top_k=self.top_k,
-            num_groups=self.num_groups,
+            **vars(self.deployment),
             steps_per_record=self.steps_per_record,
             rebalance_interval=self.records_per_window,
         )
@@ -140,10 +149,22 @@ _CALIBRATED = WorkloadModel()
 PRESETS = {
     "deepseek-v3": _CALIBRATED,
     "qwen3-235b": replace(
-        _CALIBRATED, model="Qwen/Qwen3-235B-A22B", layers=94, experts=128, num_groups=1
+        _CALIBRATED,
+        model="Qwen/Qwen3-235B-A22B",
+        layers=94,
+        experts=128,
+        num_groups=1,
+        num_replicas=160,
     ),
     "kimi-k2": replace(
-        _CALIBRATED, model="moonshotai/Kimi-K2-Instruct", layers=60, experts=384, num_groups=1
+        _CALIBRATED,
+        model="moonshotai/Kimi-K2-Instruct",
+        layers=60,
+        experts=384,
+        num_groups=1,
+        num_replicas=448,
+        num_nodes=8,
+        num_gpus=64,
     ),
     "bursty": replace(_CALIBRATED, burstiness=1.0, jitter=0.4, domain_drift=0.5, busyness=0.5),
     "stationary": replace(_CALIBRATED, drift=0.0, domain_drift=0.0, regime_window=None, shifts=()),
@@ -167,6 +188,9 @@ PRESETS = {
         layers=3,
         experts=16,
         num_groups=4,
+        num_replicas=20,
+        num_nodes=2,
+        num_gpus=4,
         top_k=2,
         windows=4,
         records_per_window=3,

@@ -49,9 +49,8 @@ def evaluation_of(scores: PlacementScores, seconds=(0.002,), **kwargs) -> Evalua
     """An evaluation of placements that took ``seconds`` a call in each repeat, the seed 0.2 s."""
     times = np.repeat(np.array(seconds)[:, None], len(scores.placements), axis=1)
     values = {
-        "settings": Settings(
-            Path("program.py"), Path("trace.json"), scores.deployment, repeats=len(seconds)
-        ),
+        "settings": Settings(Path("program.py"), Path("trace.json"), repeats=len(seconds)),
+        "deployment": scores.deployment,
         "history": scores.history,
         "isolation": "none, in a test",
         "run": ProgramRun(scores.placements, times, np.array([[0.9, 0.2]] * len(seconds))),
@@ -61,5 +60,5 @@ def evaluation_of(scores: PlacementScores, seconds=(0.002,), **kwargs) -> Evalua
 
 
 def refused(history: History, reason: Refused) -> Evaluation:
-    settings = Settings(Path("program.py"), Path("trace.json"), DEPLOYMENT)
-    return Evaluation(settings, history, "none, in a test", refusal=reason)
+    settings = Settings(Path("program.py"), Path("trace.json"))
+    return Evaluation(settings, DEPLOYMENT, history, "none, in a test", refusal=reason)

@@ -16,6 +16,7 @@ import pytest
 
 import evaluate
 from eplb.common import exit_on_user_error, project_file
+from eplb.evaluation import fresh
 from eplb.evaluation import measure as evaluation
 from eplb.evaluation.results import prepare, write_results
 from eplb.sandbox.runner import Sandbox
@@ -84,7 +85,7 @@ def test_a_scored_program(command, tmp_path):
     status, out, err = command("--repeats=2")
     assert status == 0
     assert err == ""
-    assert out.startswith(f"{SEED}\ncombined score (eplb)")
+    assert out.startswith(f"program                 {SEED}\ntrace")
     metrics, correct = results(tmp_path / "results")
     assert correct["correct"] is True
     assert metrics["combined_score"] != 0.99
@@ -145,7 +146,8 @@ def test_a_broken_program_is_refused_and_told_why(name, command, tmp_path):
     leave_stale_results(tmp_path / "results")
     status, out, err = command(program=path)
     assert (status, err) == (1, "")
-    assert out.splitlines()[0] == f"{path}: REFUSED, score 0"
+    assert out.startswith(f"program                 {path}\n")
+    assert "REFUSED, score 0\n" in out
     metrics, correct = results(tmp_path / "results")
     assert correct["correct"] is False
     assert reason in correct["error"]
@@ -197,6 +199,8 @@ MISUSE = [
     (["--num_gpus=5"], "num_replicas 16 is not a multiple of num_gpus 5"),
     (["--num_nodes=3"], "num_gpus 4 is not a multiple of num_nodes 3"),
     (["--num_groups=5"], "num_groups 5 does not divide the 12 experts"),
+    (["--num_replicas=16", "--trace="], "--trace: it is empty"),
+    (["--fresh=0"], "--fresh: 0 is not a whole number of at least 1"),
     (["--num_groups=3", "--locality=require"], "num_groups 3 is not a multiple of num_nodes 2"),
 ]
 
@@ -238,6 +242,27 @@ def test_a_results_folder_that_cannot_be_written(command, tmp_path):
     assert (tmp_path / "file").read_text() == "mine"
 
 
+def test_an_empty_results_folder_touches_none(command, tmp_path):
+    leave_stale_results(tmp_path / "results")
+    status, _, err = command("--results_dir", "")
+    assert status == 2
+    assert err.startswith("error: argument --results_dir: it is empty")
+    assert results(tmp_path / "results")[0]["combined_score"] == 0.99
+    assert [path.name for path in tmp_path.iterdir()] == ["results"]
+
+
+def test_fresh_traces(command, tmp_path, monkeypatch):
+    monkeypatch.setattr(fresh, "FRESH_PRESETS", ("tiny",))
+    monkeypatch.setattr(evaluate, "Sandbox", evaluation.Sandbox)
+    status, out, _ = command("--repeats=1", "--fresh=2")
+    assert status == 0
+    told = results(tmp_path / "results")[0]["private"]["fresh"]
+    assert [one["trace"] for one in told["scores"]] == ["tiny", "tiny"]
+    assert len({one["seed"] for one in told["scores"]}) == 2
+    assert "on fresh traces" in out
+    assert "next                    python run_evo.py evo_config.init_program_path=" in out
+
+
 def run_as_user(*arguments, **kwargs):
     line = [sys.executable, project_file("evaluate.py"), *map(str, arguments)]
     return subprocess.run(line, text=True, **kwargs)
@@ -262,13 +287,13 @@ def test_wrong_arguments_and_help_touch_no_folder(tmp_path, monkeypatch):
 
 
 def test_progress_is_drawn_on_a_terminal_only(monkeypatch, capsys):
-    with evaluate.progress_bar() as progress:
+    with evaluate.progress_bar("evaluating") as progress:
         progress(0.5)
     assert capsys.readouterr().err == ""
     terminal = io.StringIO()
     terminal.isatty = lambda: True
     monkeypatch.setattr(sys, "stderr", terminal)
-    with evaluate.progress_bar() as progress:
+    with evaluate.progress_bar("evaluating") as progress:
         progress(0.5)
         progress(1.0)
     assert "evaluating" in terminal.getvalue()

@@ -62,13 +62,20 @@ def test_what_is_worth_what_is_counted_by_the_chosen_scoring():
 
 def test_the_part_that_lost_most_is_named_with_advice():
     history = random_history(2)
-    assert "Most to gain: forecast." in told(reference_scores(history))
+    assert "Most to gain: forecast, 0." in told(reference_scores(history))
     steady = steady_history(2)
     slots, gpus = DEPLOYMENT.num_replicas, DEPLOYMENT.num_gpus
     unpacked = [np.sort(reference.place(w, slots, gpus), axis=1) for w in steady.seen]
     text = told(scores_of(unpacked, steady))
-    assert "Most to gain: packing." in text
+    assert "Most to gain: packing, 0." in text
     assert "would reach 0." in text
+
+
+def test_a_slow_program_has_most_to_gain_from_speed():
+    scores = reference_scores(steady_history(3))
+    text = told(scores, seconds=0.02)
+    worth = figures_of(scores, 0.02).removed * 0.9 / 2
+    assert f"Most to gain: speed, {worth:.4f} of the combined score." in text
 
 
 def test_the_worst_layers_are_those_that_lose_most_time():

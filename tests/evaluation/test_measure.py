@@ -36,10 +36,10 @@ def program(tmp_path):
     return path
 
 
-def good(windows, repeat):
+def good(windows, repeat, slots=DEPLOYMENT.num_replicas):
     answers = []
     for load in windows:
-        phy2log = reference.place(load, DEPLOYMENT.num_replicas, DEPLOYMENT.num_gpus)
+        phy2log = reference.place(load, slots, DEPLOYMENT.num_gpus)
         p = ExpertPlacement.from_phy2log(phy2log, EXPERTS)
         answers.append(Answer(p.phy2log, p.log2phy, p.logcnt))
     return answers
@@ -79,9 +79,29 @@ def sandbox(monkeypatch):
 @pytest.fixture
 def run(trace, program):
     def run(progress=lambda share: None, **changes):
-        return evaluate(replace(Settings(program, trace, DEPLOYMENT), **changes), progress)
+        return evaluate(replace(Settings(program, trace, vars(DEPLOYMENT)), **changes), progress)
 
     return run
+
+
+def test_the_deployment_is_the_traces_where_nothing_else_is_asked_for(run, sandbox, trace):
+    loads = random_loads(1, RECORDS, LAYERS, EXPERTS)
+    header = TraceHeader(
+        rebalance_interval=3, num_replicas=20, num_groups=4, num_nodes=1, num_gpus=4
+    )
+    write_trace(trace, Trace(loads, header))
+    sandbox.answer = sandbox.seed = staticmethod(lambda windows, repeat: good(windows, repeat, 20))
+    result = run(sizes={})
+    assert result.deployment == result.scores.deployment == Deployment(20, 4, 1, 4)
+    sandbox.answer = sandbox.seed = staticmethod(good)
+    assert run(sizes={"num_replicas": 16}).deployment == Deployment(16, 4, 1, 4)
+
+
+def test_a_deployment_that_nobody_names_is_asked_for(run, sandbox):
+    with pytest.raises(UserError, match=r"12 experts.*give --num_replicas and --num_gpus"):
+        run(sizes={})
+    with pytest.raises(UserError, match=r"12 experts.*give --num_gpus"):
+        run(sizes={"num_replicas": 16})
 
 
 def test_the_seed_runs_before_each_repeat_and_no_run_sees_the_last_window(run, sandbox, trace):
@@ -205,7 +225,7 @@ def in_order(windows, repeat):
 
 def test_locality_cannot_be_required_where_groups_do_not_divide(run, sandbox):
     with pytest.raises(UserError, match=r"num_groups 3 is not a multiple of num_nodes 2.* is 4"):
-        run(require_locality=True, deployment=replace(DEPLOYMENT, num_groups=3))
+        run(require_locality=True, sizes={**vars(DEPLOYMENT), "num_groups": 3})
     assert sandbox.runs == []
 
 
@@ -224,10 +244,10 @@ def test_progress_goes_from_nothing_to_all(run, sandbox):
         ({"program": Path("/tmp")}, "/tmp is a folder"),
         ({"trace": Path("/no/trace.json")}, "/no/trace.json"),
         ({"rebalance_interval": 9}, "trace .*trace.json: 17 records make 1 whole window"),
-        ({"deployment": replace(DEPLOYMENT, num_replicas=18)}, "num_replicas 18.* 16 or 20"),
-        ({"deployment": replace(DEPLOYMENT, num_replicas=8)}, "num_replicas 8 is fewer than"),
-        ({"deployment": replace(DEPLOYMENT, num_groups=5)}, "num_groups 5 does not divide"),
-        ({"deployment": replace(DEPLOYMENT, num_nodes=3)}, "num_gpus 4.* num_nodes 3"),
+        ({"sizes": {**vars(DEPLOYMENT), "num_replicas": 18}}, "num_replicas 18.* 16 or 20"),
+        ({"sizes": {**vars(DEPLOYMENT), "num_replicas": 8}}, "num_replicas 8 is fewer than"),
+        ({"sizes": {**vars(DEPLOYMENT), "num_groups": 5}}, "num_groups 5 does not divide"),
+        ({"sizes": {**vars(DEPLOYMENT), "num_nodes": 3}}, "num_gpus 4.* num_nodes 3"),
     ],
 )
 def test_what_the_user_can_put_right(run, sandbox, changes, message):

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import json
 import math
+from pathlib import Path
 
 import numpy as np
 import pytest
 
 from eplb.common import UserError
+from eplb.evaluation.fresh import FreshScore, FreshTrace
 from eplb.evaluation.results import metrics_of, prepare, table, write_misuse, write_results
 from eplb.evaluation.scores import SCORINGS
 from eplb.sandbox.runner import Refused
@@ -74,7 +76,7 @@ def test_windows_without_tokens_have_no_figure_and_count_in_no_mean():
     known = [value for value in by_window if value is not None]
     assert metrics["public"]["balancedness_score"] == pytest.approx(np.mean(known))
     json.dumps(metrics, allow_nan=False)
-    assert "nan" not in table(metrics, "program.py") + metrics["text_feedback"]
+    assert "nan" not in shown(metrics) + metrics["text_feedback"]
 
 
 def test_all_numbers_are_finite_python_numbers(scored, refused):
@@ -163,14 +165,44 @@ def test_a_folder_that_cannot_be_written(tmp_path, below):
     assert (tmp_path / "file").read_text() == "mine"
 
 
-def test_the_table_says_it_at_a_glance(scored, refused, tmp_path):
+def shown(metrics):
+    return table(metrics, Path("results"), "python evaluate.py --program_path program.py --fresh 3")
+
+
+def test_the_table_says_it_at_a_glance(scored):
     metrics = metrics_of(scored, "openevolve")
-    text = table(metrics, tmp_path / "program.py")
-    assert f"combined score (openevolve)  {metrics['combined_score']:.4f}" in text
+    lines = shown(metrics).splitlines()
+    assert [line.split()[0] for line in lines[:4]] == ["program", "trace", "deployment", "model"]
+    assert "32 slots on 8 GPUs of 2 nodes" in lines[2]
+    assert f"{metrics['combined_score']:.4f}" in lines[4]
+    text = "\n".join(lines)
+    assert "combined score (openevolve)" in text
     assert "66.7 x as fast as the seed" in text
     assert "3 ms" in text
     assert "none, in a test" in text
-    assert max(map(len, text.splitlines()[1:])) <= 80
-    lines = table(metrics_of(refused, "eplb"), tmp_path / "program.py").splitlines()
-    assert lines[0].endswith("program.py: REFUSED, score 0")
-    assert lines[1].strip() == "window 3: phy2log: layer 1 has no slot for expert 2"
+    assert max(map(len, lines)) <= 80
+    assert lines[-3].startswith("most to gain            speed, ")
+    assert lines[-2].split() == ["results", "results/metrics.json"]
+    assert lines[-1].endswith("--program_path program.py --fresh 3")
+
+
+def test_the_table_shows_fresh_traces_and_the_gap(scored):
+    metrics = metrics_of(scored, "eplb")
+    scores = [
+        FreshScore(FreshTrace("kimi-k2", 2**128 - 1), 0.5),
+        FreshScore(FreshTrace("bursty", 5), 0.0, "window 0: phy2log: layer 0 has no slot"),
+    ]
+    records = [score.record for score in scores]
+    metrics["private"]["fresh"] = {"scores": records, "mean": 0.25, "gap": 0.1}
+    text = shown(json.loads(json.dumps(metrics)))
+    assert "on fresh traces         0.2500      0.1000 below the known trace" in text
+    assert f"  kimi-k2               0.5000      seed {2**128 - 1}" in text
+    assert "  bursty                0.0000      window 0: phy2log: layer 0 has no slot" in text
+    assert max(map(len, text.splitlines())) <= 80
+
+
+def test_the_table_of_a_refused_program_has_the_reason(refused):
+    text = shown(metrics_of(refused, "eplb"))
+    assert "REFUSED, score 0\n  window 3: phy2log: layer 1 has no slot for expert 2\n" in text
+    assert text.startswith("program                 program.py")
+    assert "text_feedback in results/metrics.json" in text.splitlines()[-1]

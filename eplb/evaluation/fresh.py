@@ -1,0 +1,103 @@
+"""Score programs on traces that nobody has seen, drawn for the occasion.
+
+A score on a known trace is partly luck and partly memory: a program may carry numbers fitted to
+it, or make the trace again from its seed. Traces drawn here come from the workload model under
+seeds of 128 random bits, which nobody can search, and from several presets, each on its natural
+deployment. Covered: drawing, and scoring any number of programs by the rules of an evaluation.
+Not covered: loads of another kind than the workload model's. A seed given by hand is a small
+number and can be searched.
+"""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from itertools import cycle, islice
+from pathlib import Path
+
+import numpy as np
+
+from eplb.evaluation.measure import run_program
+from eplb.evaluation.scores import SCORINGS, Figures, PlacementScores
+from eplb.sandbox.runner import Refused, Sandbox
+from eplb.trace import History
+from eplb.workload_model import PRESETS, WorkloadModel, generate
+
+# In turn: three shapes and three deployments, then other traffic.
+FRESH_PRESETS = ("deepseek-v3", "qwen3-235b", "kimi-k2", "bursty", "requests")
+SEED_BITS = 128
+
+
+@dataclass(frozen=True)
+class FreshTrace:
+    """A trace to be: ``python -m eplb.workload_model --preset … --seed …`` makes it again."""
+
+    preset: str
+    seed: int
+
+    @property
+    def model(self) -> WorkloadModel:
+        return replace(PRESETS[self.preset], seed=self.seed)
+
+
+@dataclass(frozen=True)
+class FreshScore:
+    """What a program scored on ``trace``; 0.0, and why, where it was refused."""
+
+    trace: FreshTrace
+    score: float
+    refusal: str | None = None
+
+    @property
+    def record(self) -> dict[str, object]:
+        """For JSON; the seed as text, since few readers keep 128 bits of a number."""
+        return {**vars(self), "trace": self.trace.preset, "seed": str(self.trace.seed)}
+
+
+def draw(count: int) -> list[FreshTrace]:
+    """``count`` traces that nobody knew before."""
+    presets = islice(cycle(FRESH_PRESETS), count)
+    return [FreshTrace(preset, secrets.randbits(SEED_BITS)) for preset in presets]
+
+
+def score_fresh(
+    programs: Sequence[Path],
+    traces: Sequence[FreshTrace],
+    sandbox: Sandbox,
+    *,
+    repeats: int = 1,
+    require_locality: bool = False,
+    scoring: str = "eplb",
+    progress: Callable[[float], None] = lambda share: None,
+) -> list[list[FreshScore]]:
+    """[programs][traces] the score of each program on each trace, by the rules of an evaluation.
+
+    The seed is timed before every run, as everywhere. A program that is refused on one trace has
+    0.0 there and is scored on the others. require_locality: where the groups divide over the
+    nodes; progress: told the share done
+
+    Raises `UserError` where the seed program itself fails.
+    """
+    scores: list[list[FreshScore]] = [[] for _ in programs]
+    for column, trace in enumerate(traces):
+        whole = generate(trace.model)
+        history, deployment = History.of(whole, whole.interval()), whole.deployment()
+        local = require_locality and deployment.can_be_node_local
+        for row, program in enumerate(programs):
+            options = {"repeats": repeats, "require_locality": local, "time_seed": True}
+            try:
+                run = run_program(sandbox, program, history.seen, deployment, **options)
+                placed = PlacementScores(run.placements, history, deployment)
+                figures = Figures.of(placed, run.seconds, run.seed_seconds)
+                score = FreshScore(trace, SCORINGS[scoring].formula(figures))
+            except Refused as error:
+                score = FreshScore(trace, 0.0, str(error))
+            scores[row].append(score)
+            progress((column * len(programs) + row + 1) / (len(traces) * len(programs)))
+    return scores
+
+
+def mean_score(scores: Sequence[FreshScore]) -> float:
+    """The mean over the traces, a refusal as 0.0."""
+    return float(np.mean([score.score for score in scores]))
