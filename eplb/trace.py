@@ -3,8 +3,9 @@
 A trace file is one JSON object, the format of the public ``expert-load.json``:
 ``{<header>, "load_history": [{"logical_expert_load": [[tokens per expert] per layer]}, …]}``.
 Unknown keys, at the top or in a record, are ignored. Reading streams (`eplb.jsonstream`), so that
-a file of hundreds of megabytes costs little more memory than its numbers. Not covered: what a
-placement does to a load (`eplb.loads`), and the synthetic trace (`eplb.workload_model`).
+a file of hundreds of megabytes costs little more memory than its numbers. The load statistics that
+an engine appends (`eplb.loadstats`) are read as well, a window each. Not covered: what a placement
+does to a load (`eplb.loads`), and the synthetic trace (`eplb.workload_model`).
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from typing import Any, get_args, get_type_hints
 
 import numpy as np
 
+from eplb import loadstats
 from eplb.common import UserError, replacing
 from eplb.jsonstream import BadJson, items_of
 from eplb.placement import Deployment
@@ -168,6 +170,9 @@ def read_trace(
     """
     path = Path(path)
     try:
+        if loadstats.recognises(path):
+            loads, _ = loadstats.read(path, progress)
+            return Trace(loads, TraceHeader(source="load statistics", rebalance_interval=1))
         if path.is_dir():
             raise UserError(f"trace {path} is a directory; name the expert-load.json in it")
         with path.open("rb") as file:

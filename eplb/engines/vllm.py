@@ -1,63 +1,88 @@
-"""vLLM: a program of this project as the engine's online balancing policy.
+"""vLLM: programs, placements made offline and recordings with the released package.
 
-vLLM has no placement file. Its policies are classes with the class method ``rebalance_experts``
-(``vllm.distributed.eplb.policy.AbstractEplbPolicy``), listed in ``EPLB_POLICIES``; the names in
-that list are fixed, so a program takes the place of ``"default"``. Every vLLM process must do so,
-which is what vLLM's plugins are for: installing this project registers `register` as one, and it
-does nothing unless ``EPLB_VLLM_PROGRAM`` names a program.
+vLLM has no placement file and no recording. Its policies are classes with the class method
+``rebalance_experts`` (``vllm.distributed.eplb.policy.AbstractEplbPolicy``), listed in
+``EPLB_POLICIES``; the names in that list are fixed, so `register`, which vLLM's plugin mechanism
+calls in every process, puts ours in the place of ``"default"``. It does nothing unless one of these
+names something: ``EPLB_VLLM_PROGRAM`` (a program plans each window), ``EPLB_VLLM_PLACEMENT``
+(placement files, one per model), ``EPLB_VLLM_RECORD`` (a folder for the windows; with either or
+with vLLM's own policy).
 
-Checked against vllm 0.33.0. The program runs inside vLLM's processes, without the sandbox: by
-naming it the operator trusts it. Its answers are checked all the same.
+Checked against vllm 0.33.0, which calls a policy on every rank with the same numbers, once per
+model, first of all when it profiles, and with -1 in the map of a server that changed its size.
+The program runs inside vLLM's processes, without the sandbox: by naming it the operator trusts it.
+Its answers are checked all the same. Not covered: the second and later stages of pipeline
+parallelism in recordings.
 """
 
 from __future__ import annotations
 
+import hashlib
 import importlib.util
+import logging
 import os
 from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
-from types import ModuleType
+from typing import Protocol
 
 import numpy as np
 import torch
 
+from eplb import reference
 from eplb.common import UserError
-from eplb.placement import Deployment, validate
+from eplb.engines import registry
+from eplb.engines.model import EnginePlacement
+from eplb.engines.vllm_recorder import Recorder, is_window
+from eplb.loads import balancedness, gpu_loads
+from eplb.placement import Deployment, ExpertPlacement, validate
 
-VARIABLE = "EPLB_VLLM_PROGRAM"
+PROGRAM, PLACEMENT, RECORD = "EPLB_VLLM_PROGRAM", "EPLB_VLLM_PLACEMENT", "EPLB_VLLM_RECORD"
+
+# A child of vLLM's logger, so that it speaks with vLLM's format and level.
+logger = logging.getLogger("vllm.plugins.eplb")
 
 
 def register() -> None:
-    """Make the program that ``EPLB_VLLM_PROGRAM`` names vLLM's policy; without one do nothing."""
-    program = os.environ.get(VARIABLE)
-    if not program:
+    """Put our policy in the place of vLLM's, if one of the variables asks for it.
+
+    Raises `UserError`, and so keeps vLLM from starting, for files that cannot be read: ranks that
+    fell back while others did not would mix up the experts.
+    """
+    program, placement, record = (os.environ.get(name) for name in (PROGRAM, PLACEMENT, RECORD))
+    if not (program or placement or record):
         return
-    from vllm.distributed.eplb.policy import EPLB_POLICIES, AbstractEplbPolicy
+    if program and placement:
+        raise UserError(f"{PROGRAM} and {PLACEMENT} both say where experts go; unset one of them")
+    from vllm.distributed.eplb.policy import EPLB_POLICIES
 
-    policy = policy_of(Path(program))
-    EPLB_POLICIES["default"] = type("ProgramEplbPolicy", (policy, AbstractEplbPolicy), {})
-
-
-def policy_of(program: Path) -> type[ProgramPolicy]:
-    """A policy class of its own for the program, which is loaded into this process."""
-    return type("LoadedPolicy", (ProgramPolicy,), {"program": _load(program)})
-
-
-def _load(program: Path) -> ModuleType:
-    if not program.is_file():
-        raise UserError(f"{VARIABLE}={program} is not a file; give the path of a program")
-    spec = importlib.util.spec_from_file_location(f"eplb_program_{program.stem}", program)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    if not hasattr(module, "run_eplb"):
-        raise UserError(f"{program} defines no run_eplb; give a program such as those in programs/")
-    return module
+    own = EPLB_POLICIES["default"]
+    if issubclass(own, Policy):
+        return
+    planner = None
+    if program:
+        planner = Program(Path(program))
+    elif placement:
+        planner = Placements([Path(name) for name in placement.split(os.pathsep) if name])
+    recorder = Recorder(Path(record)) if record else None
+    EPLB_POLICIES["default"] = policy_of(own, planner, recorder)
 
 
-class ProgramPolicy:
-    """vLLM's interface on one side, a program's on the other."""
+class Planner(Protocol):
+    def plan(self, load: np.ndarray, deployment: Deployment) -> np.ndarray | None:
+        """``phy2log`` [layers, slots] int64 for ``load`` [layers, experts]; None: vLLM's own."""
 
-    program: ModuleType
+
+def policy_of(own: type, planner: Planner | None, recorder: Recorder | None = None) -> type[Policy]:
+    """A policy class on top of ``own``, vLLM's, which answers where the planner does not."""
+    return type("OfflinePolicy", (Policy, own), {"planner": planner, "recorder": recorder})
+
+
+class Policy:
+    """vLLM's interface on one side, a planner and a recorder on the other."""
+
+    planner: Planner | None
+    recorder: Recorder | None
 
     @classmethod
     def rebalance_experts(
@@ -74,15 +99,16 @@ class ProgramPolicy:
         old_global_expert_indices: [layers, slots], the placement in force; experts that stay on
         their GPU keep their slot. Raises `InvalidPlacement` for an answer that breaks the rules.
         """
-        weight = weight.float().cpu()
-        answer = cls.program.run_eplb(weight, num_replicas, num_groups, num_nodes, num_ranks)
-        placement = validate(
-            *(torch.as_tensor(part).cpu().numpy() for part in answer),
-            num_layers=weight.shape[0],
-            num_experts=weight.shape[1],
-            deployment=Deployment(num_replicas, num_groups, num_nodes, num_ranks),
-        )
-        phy2log = placement.phy2log
+        load = weight.cpu().numpy()
+        if cls.recorder is not None:
+            cls.recorder.add(load, num_ranks)
+        phy2log = None
+        if cls.planner is not None:
+            deployment = Deployment(num_replicas, num_groups, num_nodes, num_ranks)
+            phy2log = cls.planner.plan(load, deployment)
+        if phy2log is None:
+            sizes = (num_replicas, num_groups, num_nodes, num_ranks)
+            return super().rebalance_experts(weight, *sizes, old_global_expert_indices)
         if old_global_expert_indices is not None:
             old = old_global_expert_indices.cpu().numpy()
             # After a change of ranks or slots there is nothing to keep in place.
@@ -91,10 +117,117 @@ class ProgramPolicy:
         return torch.from_numpy(phy2log)
 
 
+class Program:
+    """A program of this project, loaded into this process; the greedy reference stands by.
+
+    Programs may remember windows, so each model has a copy of its own, and so have the calls that
+    bring no window.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._copies: dict[tuple[int, ...] | None, Callable] = {None: load_program(path)}
+
+    def plan(self, load: np.ndarray, deployment: Deployment) -> np.ndarray:
+        """The program's answer, or the reference's where that balances ``load`` better."""
+        slots, gpus = deployment.num_replicas, deployment.num_gpus
+        sizes = (slots, deployment.num_groups, deployment.num_nodes, gpus)
+        model = load.shape if is_window(load) else None
+        if model not in self._copies:
+            self._copies[model] = load_program(self._path)
+        answer = self._copies[model](torch.from_numpy(load).float(), *sizes)
+        planned = validate(
+            *(torch.as_tensor(part).cpu().numpy() for part in answer),
+            num_layers=load.shape[0],
+            num_experts=load.shape[1],
+            deployment=deployment,
+        )
+        greedy = ExpertPlacement.from_phy2log(reference.place(load, slots, gpus), load.shape[1])
+        ours, theirs = (balancedness(gpu_loads(load, each, gpus)) for each in (planned, greedy))
+        kept = "the program's" if ours >= theirs else "the reference's"
+        logger.info(
+            "%s: balancedness %.4f on the window, greedy reference %.4f; kept %s plan",
+            *(self._path.name, ours, theirs, kept),
+        )
+        return planned.phy2log if ours >= theirs else greedy.phy2log
+
+
+def load_program(path: Path) -> Callable:
+    """``run_eplb`` of a fresh copy of the program, or what public programs call it."""
+    if not path.is_file():
+        raise UserError(f"{PROGRAM}={path} is not a file; give the path of a program")
+    spec = importlib.util.spec_from_file_location(f"eplb_program_{path.stem}", path)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    for name in ("run_eplb", "rebalance_experts"):
+        if callable(getattr(module, name, None)):
+            return getattr(module, name)
+    raise UserError(
+        f"{path} defines no run_eplb or rebalance_experts; give a program such as those in "
+        f"programs/"
+    )
+
+
+class Placements:
+    """Placement files of any format: for each model the first that fits its sizes."""
+
+    def __init__(self, paths: list[Path]) -> None:
+        self._files = {path: registry.read_placement(path) for path in paths}
+        self._told: set[tuple[int, ...]] = set()
+
+    def plan(self, load: np.ndarray, deployment: Deployment) -> np.ndarray | None:
+        """The placement made for a model of these sizes; None, and an error logged, without."""
+        sizes = (*load.shape, deployment.num_replicas, deployment.num_gpus)
+        told = sizes in self._told
+        self._told.add(sizes)
+        faults = []
+        for path, placement in self._files.items():
+            rows = _rows_for(placement, sizes)
+            if isinstance(rows, str):
+                faults.append(f"{path} {rows}")
+                continue
+            if not told:
+                digest = hashlib.sha256(path.read_bytes()).hexdigest()[:12]
+                logger.info("a model of %d layers is placed by %s (%s)", sizes[0], path, digest)
+            return rows
+        if not told:
+            logger.error(
+                "%s: %s; vLLM's own policy places this model. Plan for %d layers, %d experts, "
+                "%d slots and %d ranks",
+                *(PLACEMENT, "; ".join(faults), *sizes),
+            )
+        return None
+
+
+def _rows_for(placement: EnginePlacement, sizes: tuple[int, ...]) -> np.ndarray | str:
+    """``phy2log`` [layers, slots] for a model of layers, experts, slots and ranks, or the misfit.
+
+    Formats that number all layers hold the place of dense ones with experts in order, and vLLM
+    has no rows for those.
+    """
+    layers, experts, slots, ranks = sizes
+    rows = placement.phy2log
+    if len(rows) != layers:
+        in_order = np.arange(rows.shape[1]) % placement.num_experts
+        rows = rows[(rows != in_order).any(axis=1)]
+    told = (
+        ("experts", placement.num_experts, experts),
+        ("slots", placement.phy2log.shape[1], slots),
+        ("ranks", placement.num_gpus or ranks, ranks),
+    )
+    for name, has, wants in told:
+        if has != wants:
+            return f"is for {has} {name}, the model has {wants}"
+    if len(rows) != layers:
+        return f"places {len(placement.layers)} layers, the model has {layers}"
+    return rows
+
+
 def keep_slots(phy2log: np.ndarray, old: np.ndarray, num_gpus: int) -> np.ndarray:
     """``phy2log`` reordered within each GPU so that experts which stay keep their ``old`` slots.
 
-    phy2log, old: [layers, slots]. The other experts fill the remaining slots in their order.
+    phy2log, old: [layers, slots]; -1 in ``old`` is a slot without an expert. The other experts
+    fill the remaining slots in their order.
     """
     by_gpu = (-1, phy2log.shape[1] // num_gpus)
     kept = [

@@ -1,9 +1,15 @@
-"""The vLLM policy: its signature, its answers, and the released package where it is installed."""
+"""The vLLM policy against the interface of the released package, which need not be installed.
+
+python -m pytest tests/engines/test_vllm.py -q
+"""
 
 from __future__ import annotations
 
 import importlib.util
 import inspect
+import json
+import logging
+import os
 import sys
 from collections import Counter
 from pathlib import Path
@@ -16,8 +22,10 @@ from hypothesis import given, settings
 
 from eplb.common import UserError, project_file
 from eplb.engines import vllm
-from eplb.placement import InvalidPlacement
-from tests.strategies import random_phy2log, seeds
+from eplb.loads import balancedness, gpu_loads
+from eplb.placement import ExpertPlacement, InvalidPlacement
+from eplb.reference import place
+from tests.strategies import random_loads, random_phy2log, seeds
 
 # rebalance_experts of AbstractEplbPolicy in vllm 0.33.0.
 PARAMETERS = [
@@ -30,9 +38,27 @@ PARAMETERS = [
 ]
 
 
+class Own:
+    """In the place of vLLM's default policy: experts in order, in a fixed number of calls."""
+
+    @classmethod
+    def rebalance_experts(cls, weight, num_replicas, num_groups, num_nodes, num_ranks, old=None):
+        row = torch.arange(num_replicas) % weight.shape[1]
+        return row.expand(len(weight), -1).clone()
+
+
+def in_order(layers: int, experts: int, slots: int) -> torch.Tensor:
+    return Own.rebalance_experts(torch.zeros(layers, experts), slots, 1, 1, 1)
+
+
+def location_file(path: Path, phy2log: np.ndarray) -> Path:
+    path.write_text(json.dumps({"physical_to_logical_map": phy2log.tolist()}))
+    return path
+
+
 @pytest.fixture(scope="module")
 def policy():
-    return vllm.policy_of(project_file("initial.py"))
+    return vllm.policy_of(Own, vllm.Program(project_file("initial.py")))
 
 
 def test_signature_is_that_of_the_release(policy):
@@ -41,8 +67,8 @@ def test_signature_is_that_of_the_release(policy):
     assert signature.parameters[PARAMETERS[-1]].default is None
 
 
-def test_signature_is_that_of_the_installed_vllm(policy):
-    """Reads the file itself: importing vllm needs what only its servers have."""
+def test_signature_is_that_of_the_installed_vllm():
+    """Reads the file itself: importing vllm takes half a minute."""
     spec = importlib.util.find_spec("vllm")
     if spec is None:
         pytest.skip("vllm is not installed")
@@ -52,7 +78,7 @@ def test_signature_is_that_of_the_installed_vllm(policy):
     spec.loader.exec_module(module)
     theirs = module.AbstractEplbPolicy
     assert list(inspect.signature(theirs.rebalance_experts).parameters) == PARAMETERS
-    ours = type("Both", (policy, theirs), {})
+    ours = vllm.policy_of(theirs, vllm.Program(project_file("initial.py")))
     assert not inspect.isabstract(ours)
     assert ours.rebalance_experts(torch.ones(2, 8), 8, 1, 1, 4).shape == (2, 8)
 
@@ -74,6 +100,8 @@ def test_answers_are_placements_and_experts_that_stay_keep_their_slots(policy):
 def test_kept_slots_hold_the_same_experts_and_as_many_as_can_stay(seed):
     new = random_phy2log(seed, 3, 20, 9)
     old = random_phy2log(seed + 1, 3, 20, 9)
+    # Slots of ranks that joined are empty.
+    old[:, np.random.default_rng(seed).permutation(20)[: seed % 8]] = -1
     kept = vllm.keep_slots(new, old, 4)
     for row in range(3):
         for gpu in range(0, 20, 5):
@@ -84,34 +112,199 @@ def test_kept_slots_hold_the_same_experts_and_as_many_as_can_stay(seed):
             assert in_place == (counts[0] & counts[1]).total()
 
 
+@settings(max_examples=20, deadline=None)
+@given(seeds)
+def test_no_plan_is_worse_than_the_reference_on_the_window(seed):
+    """A program that leaves experts in order gets the reference's plan; a better one its own."""
+
+    def score(rows) -> float:
+        return balancedness(gpu_loads(load, ExpertPlacement.from_phy2log(rows, 16), 4))
+
+    load = random_loads(seed, 3, 16)
+    greedy = score(place(load, 24, 4))
+    program = vllm.Program(project_file("programs/fastest.py"))
+    planned = vllm.policy_of(Own, program).rebalance_experts(torch.from_numpy(load), 24, 1, 1, 4)
+    assert score(planned.numpy()) >= greedy - 1e-12
+
+
+def test_a_plan_of_experts_in_order_gives_way_and_the_log_says_so(tmp_path, caplog):
+    path = tmp_path / "idle.py"
+    path.write_text(
+        "import torch\n"
+        "def rebalance_experts(w, slots, *sizes):\n"
+        "    row = torch.arange(slots) % w.shape[1]\n"
+        "    slots_of = torch.arange(slots).view(-1, w.shape[1]).T\n"
+        "    count = torch.full(w.shape, slots // w.shape[1])\n"
+        "    return row.expand(len(w), -1), slots_of.expand(len(w), -1, -1), count\n"
+    )
+    load = np.array([[70, 10, 10, 10]])
+    caplog.set_level(logging.INFO, "vllm.plugins.eplb")
+    planned = vllm.Program(path).plan(load, vllm.Deployment(8, 1, 1, 4))
+    assert planned.tolist() == place(load, 8, 4).tolist()
+    assert "kept the reference's plan" in caplog.text and "idle.py" in caplog.text
+
+
+def test_each_model_has_a_program_of_its_own_that_sees_no_profiling_call(tmp_path):
+    """A draft model and a profiling call would otherwise stand in a program's history."""
+    path = tmp_path / "remembers.py"
+    log = tmp_path / "log"
+    path.write_text(
+        "import importlib.util, torch\n"
+        "seen = []\n"
+        "def run_eplb(w, *sizes):\n"
+        "    seen.append(tuple(w.shape))\n"
+        f"    open({str(log)!r}, 'a').write(f'{{seen}}\\n')\n"
+        "    row = torch.arange(w.shape[1]).expand(len(w), -1)\n"
+        "    return row, row.unsqueeze(-1), torch.ones_like(row)\n"
+    )
+    program = vllm.Program(path)
+    target, draft = np.array([[1, 2], [3, 4]]), np.array([[5, 6]])
+    for load in (target * 0, draft * 0, target, draft, target):
+        program.plan(load, vllm.Deployment(2, 1, 1, 2))
+    seen = [eval(line) for line in log.read_text().splitlines()]
+    assert seen[2:] == [[(2, 2)], [(1, 2)], [(2, 2), (2, 2)]]
+
+
 def test_a_wrong_answer_is_refused(tmp_path):
     path = tmp_path / "wrong.py"
     path.write_text(
         "import torch\ndef run_eplb(w, *sizes):\n    return (torch.zeros(1, 8).long(),) * 3"
     )
+    wrong = vllm.policy_of(Own, vllm.Program(path))
     with pytest.raises(InvalidPlacement, match="logcnt"):
-        vllm.policy_of(path).rebalance_experts(torch.ones(1, 4), 8, 1, 1, 2)
+        wrong.rebalance_experts(torch.ones(1, 4), 8, 1, 1, 2)
     path.write_text("x = 1")
     with pytest.raises(UserError, match="defines no run_eplb"):
-        vllm.policy_of(path)
+        vllm.Program(path)
     with pytest.raises(UserError, match="is not a file"):
-        vllm.policy_of(tmp_path / "nowhere.py")
+        vllm.Program(tmp_path / "nowhere.py")
 
 
-def test_register_replaces_the_default_policy_only_when_asked(monkeypatch):
+def test_placements_go_to_the_model_that_they_fit(tmp_path, caplog):
+    caplog.set_level(logging.INFO, "vllm.plugins.eplb")
+    files = [
+        location_file(tmp_path / f"{layers}.json", random_phy2log(layers, layers, 12, 8))
+        for layers in (3, 1)
+    ]
+    both = vllm.policy_of(Own, vllm.Placements(files))
+    for layers in (3, 1, 3):
+        answer = both.rebalance_experts(torch.zeros(layers, 8), 12, 1, 1, 4)
+        assert answer.tolist() == random_phy2log(layers, layers, 12, 8).tolist()
+    assert len(caplog.records) == 2 and not [r for r in caplog.records if r.levelname == "ERROR"]
+
+
+def test_a_placement_keeps_slots_within_a_rank(tmp_path):
+    phy2log = random_phy2log(0, 2, 12, 8)
+    path = location_file(tmp_path / "plan.json", phy2log)
+    old = np.roll(phy2log.reshape(2, 4, 3), 1, axis=2).reshape(2, 12)
+    answer = vllm.policy_of(Own, vllm.Placements([path])).rebalance_experts(
+        torch.ones(2, 8), 12, 1, 1, 4, torch.from_numpy(old)
+    )
+    assert answer.tolist() == old.tolist()
+
+
+@pytest.mark.parametrize(
+    ("layers", "experts", "slots", "words"),
+    [
+        (2, 9, 12, "is for 8 experts, the model has 9"),
+        (2, 8, 16, "is for 12 slots, the model has 16"),
+        (1, 8, 12, "places 2 layers, the model has 1"),
+        (4, 8, 12, "places 2 layers, the model has 4"),
+    ],
+)
+def test_a_misfit_is_logged_once_and_left_to_vllm(tmp_path, caplog, layers, experts, slots, words):
+    path = location_file(tmp_path / "plan.json", random_phy2log(0, 2, 12, 8))
+    chosen = vllm.policy_of(Own, vllm.Placements([path]))
+    for _ in range(2):
+        answer = chosen.rebalance_experts(torch.zeros(layers, experts), slots, 1, 1, 4)
+        assert torch.equal(answer, in_order(layers, experts, slots))
+    errors = [record.getMessage() for record in caplog.records if record.levelname == "ERROR"]
+    assert len(errors) == 1 and words in errors[0] and str(path) in errors[0]
+    assert f"Plan for {layers} layers, {experts} experts, {slots} slots and 4 ranks" in errors[0]
+
+
+def test_other_ranks_than_the_file_tells_do_not_fit(tmp_path, caplog):
+    device = [{"device_id": d, "device_expert": [2 * d, 2 * d + 1]} for d in range(2)]
+    layer = {"layer_id": 0, "device_count": 2, "device_list": device}
+    path = tmp_path / "expert_map.json"
+    path.write_text(json.dumps({"moe_layer_count": 1, "layer_list": [layer]}))
+    chosen = vllm.policy_of(Own, vllm.Placements([path]))
+    chosen.rebalance_experts(torch.zeros(1, 4), 4, 1, 1, 4)
+    assert "is for 2 ranks, the model has 4" in caplog.text
+
+
+def test_rows_that_hold_the_place_of_dense_layers_are_left_out(tmp_path):
+    """SGLang numbers all layers of the model, vLLM those with experts."""
+    moe = random_phy2log(0, 3, 12, 8)
+    dense = in_order(2, 8, 12).numpy()
+    path = location_file(tmp_path / "all.json", np.concatenate([dense[:1], moe, dense[1:]]))
+    chosen = vllm.policy_of(Own, vllm.Placements([path]))
+    assert chosen.rebalance_experts(torch.zeros(3, 8), 12, 1, 1, 4).tolist() == moe.tolist()
+
+
+@pytest.fixture
+def policies(monkeypatch):
+    """A stand-in for what `register` and the recorder import of vllm; no variable set."""
     policies = ModuleType("vllm.distributed.eplb.policy")
-    policies.EPLB_POLICIES = {"default": object}
-    policies.AbstractEplbPolicy = type("AbstractEplbPolicy", (), {})
+    policies.EPLB_POLICIES = {"default": Own}
+    state = ModuleType("vllm.distributed.parallel_state")
+    group = type("Group", (), {"rank_in_group": 0})
+    state.get_ep_group = state.get_pp_group = lambda: group
     for name in ("vllm", "vllm.distributed", "vllm.distributed.eplb"):
         monkeypatch.setitem(sys.modules, name, ModuleType(name))
-    monkeypatch.setitem(sys.modules, policies.__name__, policies)
-    monkeypatch.delenv(vllm.VARIABLE, raising=False)
+    for module in (policies, state):
+        monkeypatch.setitem(sys.modules, module.__name__, module)
+    for name in (vllm.PROGRAM, vllm.PLACEMENT, vllm.RECORD):
+        monkeypatch.delenv(name, raising=False)
+    return policies.EPLB_POLICIES
+
+
+def test_register_replaces_the_default_policy_only_when_asked_and_once(policies, monkeypatch):
     vllm.register()
-    assert policies.EPLB_POLICIES == {"default": object}
-    monkeypatch.setenv(vllm.VARIABLE, str(project_file("initial.py")))
+    assert policies == {"default": Own}
+    monkeypatch.setenv(vllm.PROGRAM, str(project_file("initial.py")))
     vllm.register()
-    chosen = policies.EPLB_POLICIES["default"]
-    assert issubclass(chosen, policies.AbstractEplbPolicy)
-    assert np.array_equal(
-        chosen.rebalance_experts(torch.ones(1, 4), 4, 1, 1, 2).sort().values[0], range(4)
-    )
+    chosen = policies["default"]
+    assert issubclass(chosen, Own)
+    answer = chosen.rebalance_experts(torch.ones(1, 4), 4, 1, 1, 2)
+    assert np.array_equal(answer.sort().values[0], range(4))
+    vllm.register()
+    assert policies["default"] is chosen
+
+
+def test_register_refuses_what_cannot_work(policies, monkeypatch, tmp_path):
+    monkeypatch.setenv(vllm.PLACEMENT, str(tmp_path / "nowhere.json"))
+    with pytest.raises(UserError, match="nowhere.json does not exist"):
+        vllm.register()
+    monkeypatch.setenv(vllm.PROGRAM, str(project_file("initial.py")))
+    with pytest.raises(UserError, match="EPLB_VLLM_PROGRAM and EPLB_VLLM_PLACEMENT"):
+        vllm.register()
+    monkeypatch.delenv(vllm.PLACEMENT)
+    monkeypatch.setenv(vllm.RECORD, str(project_file("initial.py")))
+    with pytest.raises(UserError, match="initial.py is a file; name a folder"):
+        vllm.register()
+    assert policies == {"default": Own}
+
+
+@pytest.mark.parametrize("planner", [None, vllm.PROGRAM, vllm.PLACEMENT])
+def test_recording_goes_with_each_planner_and_with_none(policies, monkeypatch, tmp_path, planner):
+    plans = [random_phy2log(layers, layers, 12, 8) for layers in (3, 1)]
+    files = [location_file(tmp_path / f"{len(plan)}.json", plan) for plan in plans]
+    values = {
+        vllm.PROGRAM: str(project_file("initial.py")),
+        vllm.PLACEMENT: os.pathsep.join(map(str, files)),
+    }
+    if planner:
+        monkeypatch.setenv(planner, values[planner])
+    monkeypatch.setenv(vllm.RECORD, str(tmp_path / "record"))
+    vllm.register()
+    chosen = policies["default"]
+    for seed, layers in ((0, 3), (1, 1)):
+        load = torch.from_numpy(random_loads(seed, layers, 8))
+        answer = chosen.rebalance_experts(load, 12, 1, 1, 4)
+        if planner is None:
+            assert torch.equal(answer, in_order(layers, 8, 12))
+        if planner == vllm.PLACEMENT:
+            assert answer.tolist() == plans[seed].tolist()
+    names = [path.name for path in sorted((tmp_path / "record").iterdir())]
+    assert names == ["load_1x8.jsonl", "load_3x8.jsonl"]
