@@ -1,7 +1,8 @@
 """What every room needs: the user's mistakes, exit statuses, arguments, whole-file writes.
 
 Covered: how a command ends and what it prints then, types of arguments, files that are written
-whole or not at all, and where the project's own files are. Not covered: anything about experts.
+whole or not at all, where the project's own files are, and the Pareto front. Not covered: anything
+about experts.
 """
 
 from __future__ import annotations
@@ -12,9 +13,12 @@ import os
 import signal
 import sys
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import TypeVar
+
+Point = TypeVar("Point")
 
 DONE, FAILED, MISUSED = 0, 1, 2
 
@@ -131,3 +135,14 @@ def project_file(name: str) -> Path:
             return place / name
     looked = " and ".join(str(place) for place in places)
     raise UserError(f"{name} is missing (looked in {looked}); install the project again")
+
+
+def pareto_front(
+    points: Iterable[Point], gains: Callable[[Point], tuple[float, float]]
+) -> list[Point]:
+    """The points that no other beats in both of their ``gains``, largest first gain first."""
+    best: list[Point] = []
+    for point in sorted(points, key=gains, reverse=True):
+        if not best or gains(point)[1] > gains(best[-1])[1]:
+            best.append(point)
+    return best

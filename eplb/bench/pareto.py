@@ -1,17 +1,14 @@
-"""Balancedness over speed: the front that nothing dominates, and the leaderboard's plot of it.
+"""The leaderboard's plot: balancedness over speed, with the front that nothing dominates.
 
 Not covered: the measuring, see `eplb.bench.leaderboard`, and the plot of a run, see `eplb.report`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from operator import attrgetter
 from pathlib import Path
-from typing import Any
 
-from eplb.common import replacing
+from eplb.common import pareto_front, replacing
 
 _COLOURS = ("#000000", "#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#8c5a2b")
 _MARKERS = "osD^vP>X<pdh"
@@ -29,15 +26,6 @@ class Point:
     speed: float
     balancedness: float
     shipped: bool = True
-
-
-def front(points: Iterable[Any], speed: Callable[[Any], float] = attrgetter("speed")) -> list:
-    """The points that no other beats in both speed and ``balancedness``, fastest first."""
-    best: list = []
-    for point in sorted(points, key=lambda point: (-speed(point), -point.balancedness)):
-        if not best or point.balancedness > best[-1].balancedness:
-            best.append(point)
-    return best
 
 
 def draw(scenarios: list[tuple[str, list[Point]]], path: Path) -> None:
@@ -93,7 +81,7 @@ def _style(place: int, shipped: bool) -> dict[str, object]:
 
 def _draw_panel(panel, points: list[Point], styles: dict[str, dict]) -> dict[str, object]:
     """Draw on the matplotlib axes ``panel``; returns each program's drawn mark."""
-    best = front(points)
+    best = pareto_front(points, lambda point: (point.speed, point.balancedness))
     panel.step(
         [point.speed for point in best],
         [point.balancedness for point in best],

@@ -11,6 +11,7 @@ import base64
 import difflib
 import hashlib
 import math
+import textwrap
 import time
 from collections.abc import Iterator
 from functools import cache
@@ -34,7 +35,6 @@ def render(run: Run, written_at: float) -> str:
     programs = run.programs
     seed, best = run.seed, run.best
     known = history.islands(programs)
-    moves = history.exchanges(programs, known)
     front = history.pareto_front(programs)
     chain = history.lineage(best, programs) if best else []
     by_id = {p.id: p for p in programs}
@@ -55,8 +55,6 @@ def render(run: Run, written_at: float) -> str:
             seed=seed,
             best=best,
             islands=known,
-            exchanges=moves,
-            traffic=history.traffic(programs),
             front=front,
             lineage=chain,
             moves_before=_moves_before(chain),
@@ -64,9 +62,8 @@ def render(run: Run, written_at: float) -> str:
             failures=accounts.failures(run),
             models=accounts.models(run),
             bill=accounts.bill(run),
-            score_figure=figures.score_figure(programs, known, best, seed) if best else None,
-            pareto_figure=figures.pareto_figure(programs, front, best, seed) if best else None,
-            exchange_figure=figures.exchange_figure(programs, known, moves),
+            score_figure=best and figures.score_figure(programs, known, best, seed, tip),
+            pareto_figure=best and figures.pareto_figure(programs, front, best, seed, tip),
         )
     )
 
@@ -91,7 +88,6 @@ def _environment() -> Environment:
         undefined=StrictUndefined,
     )
     environment.filters.update(
-        px=lambda value: f"{value:.1f}",
         score=lambda value: _number(value, ".4f"),
         trend=lambda change: "same" if abs(change) < 5e-5 else "up" if change > 0 else "down",
         signed=lambda value: _number(value, "+.4f"),
@@ -105,6 +101,17 @@ def _environment() -> Environment:
     )
     environment.globals.update(diff=diff_lines)
     return environment
+
+
+def tip(program: Program) -> str:
+    """What a figure's mark says when pointed at."""
+    told = [f"score {_number(program.score, '.4f')}"]
+    if program.balancedness is not None:
+        told.append(f"balancedness {program.balancedness:.4f}")
+    if program.milliseconds is not None:
+        told.append(f"{milliseconds(program.milliseconds)} ms")
+    name = textwrap.shorten(program.name, 80, placeholder="…")
+    return visible(f"generation {program.generation}: {name}, {', '.join(told)}")
 
 
 def visible(value: Any) -> Any:

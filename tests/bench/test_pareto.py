@@ -1,18 +1,10 @@
-"""The front that nothing dominates, and its plot. `pytest tests/bench/test_pareto.py`"""
+"""The plot of balancedness over speed. `pytest tests/bench/test_pareto.py`"""
 
 from __future__ import annotations
 
 import matplotlib.figure
 
-from eplb.bench.pareto import Point, draw, front
-
-
-def test_front_keeps_what_nothing_beats():
-    fast = Point("fast", 10.0, 0.7)
-    good = Point("good", 3.0, 0.9)
-    slow = Point("slow", 2.0, 0.8)
-    same = Point("same", 10.0, 0.6)
-    assert front([slow, good, same, fast]) == [fast, good]
+from eplb.bench.pareto import Point, draw
 
 
 def test_the_legend_names_every_program_once_and_ours_first(tmp_path, monkeypatch):
