@@ -6,5 +6,5 @@ still going on. Not covered: the prompts and the programs' full code other than 
 (`shinka_visualize` shows those).
 
 `eplb.evolution.rundb` and `side_files` read, `history` and `accounts` work out what happened,
-`figures` places marks, `page` writes HTML. Nothing here imports shinka.
+`figures` draws, `page` writes HTML. Nothing here imports shinka.
 """

@@ -1,8 +1,8 @@
-"""What happened in a run: who is best, where it came from, how the islands fared.
+"""What happened in a run: where the best program came from, and how the islands fared.
 
-Covered: the seed, the best program and its ancestors, the best score of every island over the
-generations, and how many programs came and went. Not covered: failures and cost
-(`eplb.report.accounts`).
+Covered: a program's ancestors, the Pareto front, the best score of every island over the
+generations, and how many programs came and went. Not covered: which program is best
+(`eplb.evolution.rundb`), failures and cost (`eplb.report.accounts`).
 """
 
 from __future__ import annotations
