@@ -30,6 +30,7 @@ from eplb.evaluation.results import metrics_of, prepare, table, write_misuse, wr
 from eplb.evaluation.scores import SCORINGS
 from eplb.placement import Deployment
 from eplb.sandbox.runner import Sandbox
+from eplb.throughput.profile import add_arguments
 
 
 class ArgumentParser(argparse.ArgumentParser):
@@ -71,6 +72,7 @@ def parser() -> ArgumentParser:
     p.add_argument(
         "--scoring", choices=SCORINGS, default="eplb", help="the combined score (default: eplb)"
     )
+    add_arguments(p)
     p.add_argument(
         "--timeout", type=positive_seconds, default=60.0, help="seconds for one run (default: 60)"
     )
@@ -119,6 +121,8 @@ def fresh(args: argparse.Namespace, known: float) -> dict[str, Any]:
             sandbox,
             require_locality=args.locality == "require",
             scoring=args.scoring,
+            dispatch=args.dispatch,
+            hardware=args.hardware,
             progress=progress,
         )
     mean = mean_score(scores)
@@ -137,6 +141,8 @@ def score(args: argparse.Namespace) -> int:
         timeout=args.timeout,
         seed_history=args.plots,
         hidden=(args.results_dir,),
+        dispatch=args.dispatch,
+        hardware=tuple(args.hardware),
     )
     with progress_bar("evaluating") as progress:
         evaluation = evaluate(settings, progress)

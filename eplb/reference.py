@@ -60,18 +60,15 @@ def pack(weight: np.ndarray, num_packs: int) -> np.ndarray:
     return pack_of
 
 
-def pack_loads(weight: np.ndarray, pack_of: np.ndarray, num_packs: int) -> np.ndarray:
-    """[rows, num_packs] float64: the sum of ``weight`` [rows, items] in each pack."""
-    rows = len(weight)
-    cell = pack_of + np.arange(rows)[:, None] * num_packs
-    sums = np.bincount(cell.ravel(), weights=weight.ravel(), minlength=rows * num_packs)
-    return sums.reshape(rows, num_packs)
+def place(
+    load: np.ndarray, num_slots: int, num_gpus: int, present: np.ndarray | None = None
+) -> np.ndarray:
+    """[rows, num_slots] int64: ``phy2log`` of the reference for ``load`` [rows, experts].
 
-
-def place(load: np.ndarray, num_slots: int, num_gpus: int) -> np.ndarray:
-    """[rows, num_slots] int64: ``phy2log`` of the reference for ``load`` [rows, experts]."""
+    present: the experts that the row holds at all, as in `replicate`
+    """
     rows, experts = load.shape
-    count = replicate(load, num_slots)
+    count = replicate(load, num_slots, present)
     expert = np.repeat(np.tile(np.arange(experts), rows), count.ravel()).reshape(rows, num_slots)
     gpu = pack(replica_loads(load, count), num_gpus)
     return np.take_along_axis(expert, np.argsort(gpu, axis=1, kind="stable"), axis=1)

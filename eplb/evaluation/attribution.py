@@ -23,7 +23,7 @@ import numpy as np
 from eplb import reference
 from eplb.evaluation.scores import PlacementScores, mean
 from eplb.loads import balancedness, slot_loads
-from eplb.placement import ExpertPlacement, count_replicas
+from eplb.placement import ExpertPlacement
 
 
 @dataclass(frozen=True)
@@ -56,58 +56,42 @@ class Attribution:
 
 
 def attribute(scores: PlacementScores) -> Attribution:
-    """Attribute what the placements lost. All windows and layers are rows of the same arrays."""
-    history, deployment = scores.history, scores.deployment
-    windows, layers, experts = history.seen.shape
-    seen = history.seen.reshape(-1, experts).astype(np.float64)
-    coming = history.windows[1:].reshape(-1, experts).astype(np.float64)
+    """Attribute what the placements lost, under the dispatch that they are scored by."""
+    history, deployment, placements = scores.history, scores.deployment, scores.placements
+    layers, experts = history.seen.shape[1:]
     num_gpus, num_replicas = deployment.num_gpus, deployment.num_replicas
-
-    def mean_balancedness(gpu_load: np.ndarray) -> float:
-        """Mean over windows, from [windows * layers * nodes, GPUs of the node]."""
-        return mean(balancedness(gpu_load.reshape(windows, layers, num_gpus)))
-
-    def packed(replicas: np.ndarray, gpus: int) -> float:
-        return mean_balancedness(
-            reference.pack_loads(replicas, reference.pack(replicas, gpus), gpus)
-        )
-
-    free_placement = reference.place(seen, num_replicas, num_gpus)
-    every_row = np.arange(len(seen))[:, None]
-    count = count_replicas(free_placement, experts)
-
-    def free_score(load: np.ndarray) -> float:
-        slots = (load / count)[every_row, free_placement]
-        return mean_balancedness(slots.reshape(len(slots), num_gpus, -1).sum(axis=2))
-
     node_local = bool((scores.node_locality == 1.0).all()) and deployment.num_nodes > 1
     nodes = deployment.num_nodes if node_local else 1
-    as_placed = np.stack(
-        [slot_loads(w, p) for w, p in zip(history.seen, scores.placements, strict=True)]
-    )
-    as_placed = as_placed.reshape(-1, num_replicas // nodes)
-    on_node, present = _node_loads(scores.placements, seen, nodes)
+    on_nodes = {"num_slots": num_replicas // nodes, "num_gpus": num_gpus // nodes}
+
+    def reached(phy2logs: np.ndarray, windows: np.ndarray) -> float:
+        """Mean over ``windows`` of phy2logs [windows * layers * nodes, slots of the node]."""
+        pairs = zip(windows, phy2logs.reshape(len(windows), layers, num_replicas))
+        placed = ((load, ExpertPlacement.from_phy2log(each, experts)) for load, each in pairs)
+        return mean(np.array([balancedness(scores.over_gpus(*pair)) for pair in placed]))
+
+    # Windows, layers and nodes are rows of the same arrays.
+    seen = history.seen.reshape(-1, experts).astype(np.float64)
+    free = reference.place(seen, num_replicas, num_gpus)
+    held = np.stack([placement.holders(nodes) for placement in placements])
+    present = held.reshape(len(seen), experts, nodes).transpose(0, 2, 1).reshape(-1, experts)
+    replicated = reference.place(np.repeat(seen, nodes, axis=0), **on_nodes, present=present)
     return Attribution(
         balancedness_score=mean(scores.balancedness_score),
         balancedness_oracle=mean(scores.balancedness_oracle),
-        repacked=packed(as_placed, num_gpus // nodes),
-        replicated=packed(
-            reference.replica_loads(
-                on_node, reference.replicate(on_node, num_replicas // nodes, present)
-            ),
-            num_gpus // nodes,
-        ),
-        free=free_score(seen),
-        no_forecast=free_score(coming),
+        repacked=reached(_repacked(scores, on_nodes["num_gpus"], nodes), history.seen),
+        replicated=reached(replicated, history.seen),
+        free=reached(free, history.seen),
+        no_forecast=reached(free, history.windows[1:]),
         node_local=node_local,
     )
 
 
-def _node_loads(
-    placements: list[ExpertPlacement], seen: np.ndarray, nodes: int
-) -> tuple[np.ndarray, np.ndarray]:
-    """[windows * layers * nodes, experts] twice: loads, and which experts the node holds."""
-    experts = seen.shape[1]
-    held = np.stack([placement.holders(nodes) for placement in placements])
-    present = held.reshape(len(seen), experts, nodes).transpose(0, 2, 1).reshape(-1, experts)
-    return np.repeat(seen, nodes, axis=0), present
+def _repacked(scores: PlacementScores, gpus: int, nodes: int) -> np.ndarray:
+    """[windows * layers * nodes, slots of the node]: the program's replicas, packed again."""
+    pairs = list(zip(scores.history.seen, scores.placements, strict=True))
+    slots = scores.deployment.num_replicas // nodes
+    loads = np.stack([slot_loads(*pair) for pair in pairs]).reshape(-1, slots)
+    expert = np.stack([placement.phy2log for _, placement in pairs]).reshape(-1, slots)
+    by_gpu = np.argsort(reference.pack(loads, gpus), axis=1, kind="stable")
+    return np.take_along_axis(expert, by_gpu, axis=1)

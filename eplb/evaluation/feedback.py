@@ -6,7 +6,7 @@ four. Text that comes from the program itself is shortened and stripped of contr
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -87,8 +87,9 @@ class Gains:
         losses = {name: loss for name, loss in parts.losses.items() if name in _ADVICE}
         if evaluation.settings.require_locality:
             losses.pop("nodes")
-        worth = {name: worth_of_balance(figures, scoring, loss) for name, loss in losses.items()}
-        worth["speed"] = worth_of(figures, scoring, call_ms=figures.call_ms / 10)
+        better = {name: figures.with_balance(loss) for name, loss in losses.items()}
+        better["speed"] = figures.with_speed(10)
+        worth = {name: worth_of(figures, each, scoring) for name, each in better.items()}
         return cls(parts, worth)
 
     @property
@@ -98,17 +99,10 @@ class Gains:
         return (part, self.worth[part]) if self.worth[part] >= 0.0005 else None
 
 
-def worth_of(figures: Figures, scoring: str, **better: float) -> float:
+def worth_of(figures: Figures, better: Figures, scoring: str) -> float:
     """What the combined score would gain with ``better`` figures."""
     formula = SCORINGS[scoring].formula
-    return formula(replace(figures, **better)) - formula(figures)
-
-
-def worth_of_balance(figures: Figures, scoring: str, gain: float) -> float:
-    """What the combined score would gain with so much more balancedness."""
-    names = ("balancedness_score", "balancedness_expert")
-    better = {name: min(1.0, getattr(figures, name) + gain) for name in names}
-    return worth_of(figures, scoring, **better)
+    return formula(better) - formula(figures)
 
 
 def feedback(evaluation: Evaluation, figures: Figures, scoring: str, gains: Gains) -> str:
@@ -122,6 +116,7 @@ def feedback(evaluation: Evaluation, figures: Figures, scoring: str, gains: Gain
             *_balance_lines(gains),
             _worst_windows(scores),
             _worst_layers(scores),
+            _throughput_line(figures),
             _worth_line(figures, scoring),
         ]
     )
@@ -185,10 +180,24 @@ def _worst_layers(scores: PlacementScores) -> str:
     return f"Worst layers: {text}."
 
 
+def _throughput_line(figures: Figures) -> str:
+    """What is kept of the ideal tokens per second in each phase, and what takes the rest."""
+
+    def losses(lost: dict[str, float]) -> str:
+        return ", ".join(f"{name.replace('_', ' ')} {share:.4f}" for name, share in lost.items())
+
+    phases = (
+        f"{phase} keeps {worth.kept:.4f} of the ideal tokens per second "
+        f"({worth.gain:.4f} x without EPLB), lost to {losses(worth.lost)}"
+        for phase, worth in figures.throughput.items()
+    )
+    return f"Throughput: {'; '.join(phases)}."
+
+
 def _worth_line(figures: Figures, scoring: str) -> str:
     """What speed and balance are worth from here on, by the scoring that the program is under."""
-    faster = worth_of(figures, scoring, call_ms=figures.call_ms / 2)
-    hundredth, perfect = (worth_of_balance(figures, scoring, gain) for gain in (0.01, 1.0))
+    better = (figures.with_speed(2), figures.with_balance(0.01), figures.with_balance(1.0))
+    faster, hundredth, perfect = (worth_of(figures, each, scoring) for each in better)
     return (
         f"Time: {figures.call_ms:.4g} ms a call, the seed {figures.seed_call_ms:.4g} ms; "
         f"removed {figures.removed:.4f} of the imbalance, speed_score {figures.speed_score:.4f}. "

@@ -21,6 +21,7 @@ import numpy as np
 from eplb.evaluation.measure import run_program
 from eplb.evaluation.scores import SCORINGS, Figures, PlacementScores
 from eplb.sandbox.runner import Refused, Sandbox
+from eplb.throughput.profile import DEFAULT, Serving
 from eplb.trace import History
 from eplb.workload_model import PRESETS, WorkloadModel, generate
 
@@ -69,6 +70,8 @@ def score_fresh(
     repeats: int = 1,
     require_locality: bool = False,
     scoring: str = "eplb",
+    dispatch: str = "even",
+    hardware: Sequence[str] = (DEFAULT,),
     progress: Callable[[float], None] = lambda share: None,
 ) -> list[list[FreshScore]]:
     """[programs][traces] the score of each program on each trace, by the rules of an evaluation.
@@ -83,12 +86,13 @@ def score_fresh(
     for column, trace in enumerate(traces):
         whole = generate(trace.model)
         history, deployment = History.of(whole, whole.interval()), whole.deployment()
+        serving = Serving.of(hardware, dispatch, whole.header.top_k)
         local = require_locality and deployment.can_be_node_local
         for row, program in enumerate(programs):
             options = {"repeats": repeats, "require_locality": local, "time_seed": True}
             try:
                 run = run_program(sandbox, program, history.seen, deployment, **options)
-                placed = PlacementScores(run.placements, history, deployment)
+                placed = PlacementScores(run.placements, history, deployment, serving)
                 figures = Figures.of(placed, run.seconds, run.seed_seconds)
                 score = FreshScore(trace, SCORINGS[scoring].formula(figures))
             except Refused as error:

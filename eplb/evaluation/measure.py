@@ -17,6 +17,7 @@ from eplb.common import UserError, project_file
 from eplb.evaluation.scores import Figures, PlacementScores
 from eplb.placement import Deployment, ExpertPlacement, InvalidPlacement, validate
 from eplb.sandbox.runner import DEFAULT_TIMEOUT, Answer, Refused, Sandbox
+from eplb.throughput.profile import DEFAULT, Serving
 from eplb.trace import History, read_trace
 
 SEED = "initial.py"
@@ -144,6 +145,7 @@ class Settings:
     timeout: seconds that one run may take
     seed_history: score the seed on the whole history too, to compare with
     hidden: files and folders that the program must not see, besides the trace and this project
+    dispatch, hardware: how placements are served, as `eplb.throughput.profile.Serving.of` takes it
     """
 
     program: Path
@@ -155,6 +157,8 @@ class Settings:
     timeout: float = DEFAULT_TIMEOUT
     seed_history: bool = False
     hidden: tuple[Path, ...] = ()
+    dispatch: str = "even"
+    hardware: tuple[str, ...] = (DEFAULT,)
 
 
 @dataclass(frozen=True)
@@ -189,11 +193,11 @@ def evaluate(settings: Settings, progress: Callable[[float], None]) -> Evaluatio
     reading = 1 / (settings.repeats + 1)
     with Sandbox(settings.timeout, (settings.trace, *settings.hidden)) as sandbox:
         # The sandbox imports torch in the meantime.
-        deployment, history = _read(settings, lambda share: progress(reading * share))
+        deployment, history, serving = _read(settings, lambda share: progress(reading * share))
         seed_scores = run = scores = refusal = None
         if settings.seed_history:
             seed = run_seed(sandbox, history.seen, deployment)
-            seed_scores = PlacementScores(seed.placements, history, deployment)
+            seed_scores = PlacementScores(seed.placements, history, deployment, serving)
         try:
             run = run_program(
                 sandbox,
@@ -205,7 +209,7 @@ def evaluate(settings: Settings, progress: Callable[[float], None]) -> Evaluatio
                 time_seed=True,
                 progress=lambda share: progress(reading + (1 - reading) * share),
             )
-            scores = PlacementScores(run.placements, history, deployment)
+            scores = PlacementScores(run.placements, history, deployment, serving)
         except Refused as error:
             refusal = error
         return Evaluation(
@@ -241,8 +245,10 @@ def _check_locality(deployment: Deployment) -> None:
         )
 
 
-def _read(settings: Settings, progress: Callable[[float], None]) -> tuple[Deployment, History]:
-    """Read the trace, cut it into windows and settle what it is placed on."""
+def _read(
+    settings: Settings, progress: Callable[[float], None]
+) -> tuple[Deployment, History, Serving]:
+    """Read the trace, cut it into windows and settle what it is placed on and served by."""
     trace = read_trace(settings.trace, lambda done, total: progress(done / total if total else 1.0))
     try:
         deployment = trace.deployment(**settings.sizes)
@@ -251,4 +257,5 @@ def _read(settings: Settings, progress: Callable[[float], None]) -> tuple[Deploy
         raise UserError(f"trace {settings.trace}: {error}") from error
     if settings.require_locality:
         _check_locality(deployment)
-    return deployment, history
+    serving = Serving.of(settings.hardware, settings.dispatch, trace.header.top_k)
+    return deployment, history, serving

@@ -14,9 +14,16 @@ from typing import Any
 import numpy as np
 
 from eplb.common import UserError, write_text
-from eplb.evaluation.feedback import Gains, feedback, printable, refusal_feedback, worst_layers
+from eplb.evaluation.feedback import (
+    Gains,
+    feedback,
+    printable,
+    refusal_feedback,
+    worst_layers,
+)
 from eplb.evaluation.measure import Evaluation
-from eplb.evaluation.scores import combined_scores
+from eplb.evaluation.scores import SCORINGS, Figures, combined_scores
+from eplb.throughput.worth import REASONS
 
 PLOTS = ("gpu_loads.png", "balancedness.png")
 
@@ -55,13 +62,12 @@ def metrics_of(evaluation: Evaluation, scoring: str) -> dict[str, Any]:
     if evaluation.refusal is not None:
         return _refused(evaluation)
     figures = evaluation.figures
-    scores = combined_scores(figures)
     gains = Gains.of(evaluation, figures, scoring)
     run_seconds = evaluation.run.seconds.sum(axis=1)
     return {
-        "combined_score": scores[scoring],
+        "combined_score": SCORINGS[scoring].formula(figures),
         "public": figures.public,
-        "private": _private(evaluation, scoring, scores, gains),
+        "private": _private(evaluation, figures, scoring, gains),
         "text_feedback": feedback(evaluation, figures, scoring, gains),
         # As ShinkaEvolve means them: seconds of one whole run, over the runs.
         "execution_time_mean": float(run_seconds.mean()),
@@ -83,18 +89,24 @@ def _setting(evaluation: Evaluation) -> dict[str, Any]:
         "isolation": evaluation.isolation,
         "locality": "require" if settings.require_locality else "report",
         "repeats": settings.repeats,
+        "hardware": " ".join(settings.hardware),
+        "dispatch": settings.dispatch,
     }
 
 
 def _private(
-    evaluation: Evaluation, scoring: str, scores: dict[str, float], gains: Gains
+    evaluation: Evaluation, figures: Figures, scoring: str, gains: Gains
 ) -> dict[str, Any]:
     """The researcher's extras: everything by window and repeat, and how it was measured."""
     run = evaluation.run
     private = {
         **_setting(evaluation),
         "scoring": scoring,
-        "combined_scores": scores,
+        "combined_scores": combined_scores(figures),
+        "throughput": {
+            phase: {"tokens_per_second": worth.tokens_per_second, "lost": worth.lost}
+            for phase, worth in figures.throughput.items()
+        },
         "lost_to": gains.parts.losses,
         "most_to_gain": list(gains.most or ()),
         "call_ms_quartiles": np.percentile(1e3 * run.seconds, [25, 75]).tolist(),
@@ -188,10 +200,29 @@ def _figures(metrics: dict[str, Any]) -> list[tuple[str, str, str]]:
         ("time per call", f"{public['call_ms']:.4g} ms", f"half of the calls {low:.4g}-{high:.4g}"),
         ("migrated experts", f"{public['migrated_experts']:.1f}", "per layer and window"),
         row("node locality", "node_locality", f"locality {private['locality']}"),
+        *_throughput(public, private),
         ("worst window", f"{worst}->{worst + 1}", f"balancedness {windows[worst]:.4f}"),
         ("worst layers", layers, ""),
         ("isolation", private["isolation"], ""),
         *_fresh(private.get("fresh")),
+    ]
+
+
+def _throughput(public: dict[str, Any], private: dict[str, Any]) -> list[tuple[str, str, str]]:
+    """A column a phase: what is kept of the ideal tokens per second, and what takes the rest."""
+    phases = private["throughput"]
+    lost = {reason: [phases[phase]["lost"][reason] for phase in phases] for reason in REASONS}
+
+    def row(name: str, values: list[float], note: str = "") -> tuple[str, str, str]:
+        first, second = (f"{value:.4f}" for value in values)
+        return name, first, f"{second:<10}  {note}"
+
+    return [
+        ("tokens per second", *phases),
+        row("  kept", [public[f"kept_{phase}"] for phase in phases], "of the ideal"),
+        row("  over no EPLB", [public[f"gain_{phase}"] for phase in phases], "times"),
+        *(row(f"  lost to {reason.replace('_', ' ')}", shares) for reason, shares in lost.items()),
+        ("  served", f"on {private['hardware']}, dispatch {private['dispatch']}", ""),
     ]
 
 

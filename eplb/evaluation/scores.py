@@ -8,14 +8,17 @@ checking its answers (`eplb.evaluation.measure`), writing results (`eplb.evaluat
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields, replace
 from functools import cached_property
 from itertools import pairwise
 
 import numpy as np
 
-from eplb.loads import balancedness, experts_in_order, gpu_loads, migrated_experts, slot_loads
+from eplb.loads import balancedness, experts_in_order, migrated_experts
 from eplb.placement import Deployment, ExpertPlacement, node_locality
+from eplb.throughput.dispatch import gpu_loads, slot_loads
+from eplb.throughput.profile import Serving, default_serving
+from eplb.throughput.worth import Worth, worth
 from eplb.trace import History
 
 # The clock cannot tell shorter calls apart, and published scorings divide by the time.
@@ -34,16 +37,18 @@ class PlacementScores:
 
     placements: the i-th made after window i, which is scored on window i + 1
     history: W + 1 windows at least
+    serving: what splits tokens among replicas, and what tokens per second are told for
     """
 
     placements: list[ExpertPlacement]
     history: History
     deployment: Deployment
+    serving: Serving = field(default_factory=default_serving)
 
     @cached_property
     def gpu_loads(self) -> np.ndarray:
         """[W, layers, num_gpus] tokens per GPU in the window that followed."""
-        return np.array([self._over_gpus(*pair) for pair in zip(self._coming, self.placements)])
+        return np.array([self.over_gpus(*pair) for pair in zip(self._coming, self.placements)])
 
     @metric
     def balancedness_score(self) -> np.ndarray:
@@ -55,25 +60,26 @@ class PlacementScores:
         """[W] the same of experts in order, which no balancer has touched."""
         layers, experts = self._coming.shape[1:]
         in_order = experts_in_order(layers, experts, self.deployment.num_replicas)
-        return balancedness(self._over_gpus(self._coming, in_order))
+        return balancedness(self.over_gpus(self._coming, in_order))
 
     @metric
     def balancedness_oracle(self) -> np.ndarray:
         """[W] over GPUs, on the window that the placement was made after."""
         seen = zip(self.history.windows, self.placements)
-        return np.array([balancedness(self._over_gpus(*pair)) for pair in seen])
+        return np.array([balancedness(self.over_gpus(*pair)) for pair in seen])
 
     @metric
     def balancedness_step(self) -> np.ndarray:
         """[W] over GPUs, mean over the records of the window that followed."""
         records = zip(self.history.records[1:], self.placements)
-        return np.array([mean(balancedness(self._over_gpus(*pair))) for pair in records])
+        return np.array([mean(balancedness(self.over_gpus(*pair))) for pair in records])
 
     @metric
     def balancedness_expert(self) -> np.ndarray:
         """[W] over slots, on the window that followed."""
         pairs = zip(self._coming, self.placements)
-        return np.array([balancedness(slot_loads(*pair)) for pair in pairs])
+        rules = (self.deployment, self.serving.dispatch)
+        return np.array([balancedness(slot_loads(*pair, *rules)) for pair in pairs])
 
     @metric
     def migrated_experts(self) -> np.ndarray:
@@ -103,8 +109,15 @@ class PlacementScores:
     def _coming(self) -> np.ndarray:
         return self.history.windows[1 : len(self.placements) + 1]
 
-    def _over_gpus(self, load: np.ndarray, placement: ExpertPlacement) -> np.ndarray:
-        return gpu_loads(load, placement, self.deployment.num_gpus)
+    def over_gpus(self, load: np.ndarray, placement: ExpertPlacement) -> np.ndarray:
+        """[..., layers, num_gpus] tokens per GPU, from ``load`` [..., layers, experts]."""
+        return gpu_loads(load, placement, self.deployment, self.serving.dispatch)
+
+    def worth(self, planning: float) -> dict[str, Worth]:
+        """By phase, what the placements are worth; ``planning`` is the seconds of one call."""
+        profiles, rule = self.serving.profiles, self.serving.dispatch
+        setting = (self._coming, self.placements, self.deployment, rule, planning)
+        return dict(zip(profiles, worth(profiles.values(), *setting)))
 
 
 def mean(values: np.ndarray) -> float:
@@ -130,6 +143,7 @@ class Figures:
 
     balancedness_score and the like: means of the metrics of these names
     call_ms, seed_call_ms: of the program and of the seed
+    throughput: what the placements are worth in each phase
     by_window: everything window by window
     """
 
@@ -138,16 +152,19 @@ class Figures:
     balancedness_expert: float
     call_ms: float
     seed_call_ms: float
+    throughput: dict[str, Worth]
     by_window: PlacementScores
 
     @classmethod
     def of(cls, scores: PlacementScores, seconds: np.ndarray, seed_seconds: np.ndarray) -> Figures:
         """The figures of a run: ``seconds`` and ``seed_seconds`` are [repeats, windows]."""
         means = scores.means
+        ms = call_ms(seconds)
         return cls(
             **{field.name: means[field.name] for field in fields(cls) if field.name in means},
-            call_ms=call_ms(seconds),
+            call_ms=ms,
             seed_call_ms=call_ms(seed_seconds),
+            throughput=scores.worth(ms / 1e3),
             by_window=scores,
         )
 
@@ -171,7 +188,39 @@ class Figures:
     def public(self) -> dict[str, float]:
         """What metrics.json shows to everybody, models included."""
         ours = ("removed", "speed_score", "call_ms", "seed_call_ms")
-        return self.by_window.means | {name: getattr(self, name) for name in ours}
+        kept = {f"kept_{phase}": worth.kept for phase, worth in self.throughput.items()}
+        gain = {f"gain_{phase}": worth.gain for phase, worth in self.throughput.items()}
+        return self.by_window.means | {name: getattr(self, name) for name in ours} | kept | gain
+
+    @property
+    def kept(self) -> float:
+        """The share of the ideal tokens per second that is left, mean over the phases."""
+        return float(np.mean([worth.kept for worth in self.throughput.values()]))
+
+    def with_balance(self, gain: float) -> Figures:
+        """If balancedness were higher by ``gain``, at most perfect."""
+        missing = 1.0 - self.balancedness_score
+        left = max(0.0, missing - gain) / missing if missing > 0 else 0.0
+        return replace(
+            self,
+            balancedness_score=min(1.0, self.balancedness_score + gain),
+            balancedness_expert=min(1.0, self.balancedness_expert + gain),
+            throughput={
+                phase: replace(worth, imbalance=worth.imbalance * left)
+                for phase, worth in self.throughput.items()
+            },
+        )
+
+    def with_speed(self, factor: float) -> Figures:
+        """If calls were ``factor`` times as fast."""
+        return replace(
+            self,
+            call_ms=self.call_ms / factor,
+            throughput={
+                phase: replace(worth, planning=worth.planning / factor)
+                for phase, worth in self.throughput.items()
+            },
+        )
 
 
 @dataclass(frozen=True)
@@ -189,7 +238,7 @@ def _adrs(figures: Figures) -> float:
     return min(max(score, 0.0), 100.0)
 
 
-# Beside this project's own, the scorings that the repositories of these names publish for the
+# Beside this project's own two, the scorings that the repositories of these names publish for the
 # task. Their speed half is an absolute time. None is below zero, where ShinkaEvolve puts failures.
 SCORINGS = {
     "eplb": Scoring(
@@ -201,6 +250,18 @@ SCORINGS = {
         "as it brings balance: a placement no better than experts in order gets nothing for it, "
         "ten times the seed's speed a tenth of it, a hundred times all of it. From there on only "
         "balance counts, and then for both halves.",
+    ),
+    "throughput": Scoring(
+        lambda f: f.kept,
+        "combined_score = mean of kept_prefill and kept_decode, where kept is the share of the "
+        "ideal tokens per second that a deployment is left with: "
+        "kept = T_perfect / (T_steps + T_moving + T_planning). Steps last as long as the hottest "
+        "GPU in each layer; every slot with tokens costs time to read its weights, most in decode. "
+        "Moving lasts until the GPU that fetches most has its experts, since serving stands still "
+        "in the meantime, and fetching from another node is slower than within; planning is the "
+        "program's own time. So moves must pay for themselves: change a layer where balance "
+        "gains more than it costs, leave experts on the GPUs and nodes that hold them, and leave "
+        "in peace what is good enough.",
     ),
     "openevolve": Scoring(
         lambda f: (f.balancedness_score + 20.0 / f.call_ms) / 2.0,

@@ -10,6 +10,7 @@ import argparse
 from collections.abc import Iterable
 from dataclasses import dataclass, fields
 from enum import Enum
+from functools import cache
 from pathlib import Path
 
 import yaml
@@ -17,6 +18,7 @@ from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from eplb.common import UserError, project_file
+from eplb.throughput.dispatch import RULES
 from eplb.throughput.kernels import kernel
 
 PHASES = ("prefill", "decode")
@@ -61,8 +63,32 @@ class Profile:
                 raise UserError(f"{field.name} is {value}; it must be positive")
 
 
-def add_argument(parser: argparse.ArgumentParser) -> None:
-    """Add ``--hardware``, whose value `read` takes."""
+@dataclass(frozen=True)
+class Serving:
+    """How placements are served: profiles by phase, and a rule of `eplb.throughput.dispatch`."""
+
+    profiles: dict[str, Profile]
+    dispatch: str = "even"
+
+    @classmethod
+    def of(cls, hardware: Iterable[str], dispatch: str, top_k: int | None = None) -> Serving:
+        """Of what ``--hardware`` and ``--dispatch`` say, and the recording's top_k."""
+        return cls(read(hardware, top_k), dispatch)
+
+
+@cache
+def default_serving() -> Serving:
+    return Serving.of([DEFAULT], "even")
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add ``--dispatch`` and ``--hardware``, which `Serving.of` takes."""
+    parser.add_argument(
+        "--dispatch",
+        choices=RULES,
+        default="even",
+        help="how the engine splits an expert's tokens among its replicas (default: even)",
+    )
     parser.add_argument(
         "--hardware",
         nargs="+",

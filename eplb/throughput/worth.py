@@ -26,6 +26,8 @@ from eplb.throughput.dispatch import slot_loads
 from eplb.throughput.kernels import kernel
 from eplb.throughput.profile import Profile, Rebalancing
 
+REASONS = ("imbalance", "spare_slots", "moving", "planning")
+
 
 @dataclass(frozen=True)
 class Worth:
@@ -64,8 +66,7 @@ class Worth:
     @property
     def lost(self) -> dict[str, float]:
         """The share of the time that each reason takes; with ``kept`` they add up to one."""
-        names = ("imbalance", "spare_slots", "moving", "planning")
-        return {name: getattr(self, name) / self.seconds for name in names}
+        return {name: getattr(self, name) / self.seconds for name in REASONS}
 
     @property
     def tokens_per_second(self) -> float:

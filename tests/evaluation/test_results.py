@@ -206,3 +206,16 @@ def test_the_table_of_a_refused_program_has_the_reason(refused):
     assert "REFUSED, score 0\n  window 3: phy2log: layer 1 has no slot for expert 2\n" in text
     assert text.startswith("program                 program.py")
     assert "text_feedback in results/metrics.json" in text.splitlines()[-1]
+
+
+def test_what_is_kept_of_the_tokens_per_second_is_everywhere(scored):
+    metrics = metrics_of(scored, "throughput")
+    public, parts = metrics["public"], metrics["private"]["throughput"]
+    kept = [public["kept_prefill"], public["kept_decode"]]
+    assert metrics["combined_score"] == pytest.approx(np.mean(kept))
+    for phase, one in zip(("prefill", "decode"), kept):
+        assert one + sum(parts[phase]["lost"].values()) == pytest.approx(1)
+        assert f"{phase} keeps {one:.4f} of the ideal tokens per second" in metrics["text_feedback"]
+    text = shown(json.loads(json.dumps(metrics)))
+    assert f"  kept                  {kept[0]:.4f}      {kept[1]:.4f}      of the ideal" in text
+    assert "  served                on h200, dispatch even" in text

@@ -18,6 +18,8 @@ from eplb.evaluation.scores import (
     combined_scores,
 )
 from eplb.placement import Deployment, ExpertPlacement
+from eplb.throughput.profile import Serving
+from eplb.throughput.worth import Worth
 from tests.evaluation.measured import history_of
 from tests.strategies import deployments, random_loads, random_phy2log, seeds
 
@@ -86,8 +88,13 @@ def test_slots_and_gpus_are_different_things():
     assert scores.balancedness_expert[0] == pytest.approx(2 / 3)
 
 
+# Half of the time is lost: to imbalance, and to planning and moves.
+WORTH = Worth(5.0, 1.0, 2.0, 1.0, 1.0, without=20.0, tokens=100.0)
+THROUGHPUT = {"prefill": WORTH, "decode": WORTH}
+
+
 def figures(score=0.8, in_order=0.4, slots=0.3, ms=4.0, seed_ms=400.0):
-    return Figures(score, in_order, slots, ms, seed_ms, by_window=None)
+    return Figures(score, in_order, slots, ms, seed_ms, THROUGHPUT, by_window=None)
 
 
 def test_removed_is_the_share_of_the_imbalance_of_experts_in_order():
@@ -162,3 +169,28 @@ def test_every_score_is_finite_and_above_failure(score, in_order, slots, seconds
     scores = combined_scores(figures(score, in_order, slots, ms, seed_ms))
     assert set(scores) == set(SCORINGS)
     assert all(math.isfinite(score) and score >= 0 for score in scores.values())
+
+
+def test_throughput_is_what_is_kept_and_pays_for_balance_and_planning():
+    formula = SCORINGS["throughput"].formula
+    before = figures()
+    assert formula(before) == pytest.approx(0.5)
+    # A fifth of the time is lost to imbalance, of which 0.1 more balancedness removes half.
+    assert formula(before.with_balance(0.1)) == pytest.approx(5 / 9)
+    assert formula(before.with_balance(1.0)) == pytest.approx(5 / 8)
+    assert formula(before.with_speed(2)) == pytest.approx(5 / 9.5)
+
+
+@pytest.mark.parametrize("rule", ["nearest", "by_rank", "lp"])
+def test_dispatch_decides_over_the_balance_of_the_same_placements(rule):
+    history = history_of(random_loads(3, 4, 2, 3, 24) + 1)
+    deployment = Deployment(32, 4, 2, 8)
+    placements = [
+        ExpertPlacement.from_phy2log(random_phy2log(seed, 3, 32, 24), 24) for seed in range(3)
+    ]
+    even = PlacementScores(placements, history, deployment)
+    other = PlacementScores(placements, history, deployment, Serving.of(["h200"], rule))
+    differs = other.balancedness_score - even.balancedness_score
+    assert (differs > 0).all() if rule == "lp" else (differs != 0).any()
+    worths = other.worth(0.0), even.worth(0.0)
+    assert worths[0]["prefill"].imbalance != worths[1]["prefill"].imbalance

@@ -7,7 +7,15 @@ import argparse
 import pytest
 
 from eplb.common import UserError, project_file
-from eplb.throughput.profile import DEFAULT, Rebalancing, add_argument, presets, read
+from eplb.throughput.profile import (
+    DEFAULT,
+    Rebalancing,
+    Serving,
+    add_arguments,
+    default_serving,
+    presets,
+    read,
+)
 
 
 def test_every_preset_can_be_read_and_the_default_is_one():
@@ -72,8 +80,9 @@ def test_unusable_files_are_named(tmp_path, text):
 
 def test_the_option_takes_a_name_and_fields():
     parser = argparse.ArgumentParser()
-    add_argument(parser)
+    add_arguments(parser)
     assert parser.parse_args([]).hardware == [DEFAULT]
+    assert Serving.of(**vars(parser.parse_args([]))) == default_serving()
     parsed = parser.parse_args(["--hardware", "b200", "decode.top_k=4"])
     assert read(parsed.hardware)["decode"].top_k == 4
     assert "decode.tokens_per_gpu" in parser.format_help()
