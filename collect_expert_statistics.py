@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import sys
 from pathlib import Path
 
 from eplb.common import DONE, UserError, exit_on_user_error
@@ -44,6 +45,8 @@ def main() -> int:
     inputs = collect.batches(tokenizer, texts, arguments.batch_size, arguments.max_length)
     statistics = collect.collect(model, inputs, start, stop)
     tensorrt_llm.write_statistics(Path(folder), statistics)
+    for note in statistics.notes:
+        print(f"warning: {note}", file=sys.stderr)
     print(
         f"wrote {folder}: {len(statistics.loads)} iterations, {len(statistics.layers)} layers, "
         f"{statistics.num_experts} experts"

@@ -1,9 +1,9 @@
 """Count the experts that a transformers model routes tokens to, without a serving engine.
 
-Covered: models whose routers return the chosen experts, as transformers 5 writes them (checked
-with 5.23.0: DeepSeek-V3, Qwen3-MoE, Mixtral, gpt-oss); each is read by a hook, so the counts are
-the router's own. Not covered: routers that return logits only, which are refused by name, and
-models that do not fit on one device.
+Covered: models whose expert modules are handed the chosen experts' ids, as nearly all of
+transformers 5 are (tried with 5.24.0: DeepSeek-V3, Qwen3-MoE, Mixtral, gpt-oss, LongCat-Flash,
+HunYuan); a hook on each reads them, so the counts are the router's own. Not covered: modules that
+are handed scores or masks, which are refused by name, and models that do not fit on one device.
 """
 
 from __future__ import annotations
@@ -24,53 +24,58 @@ from eplb.engines.model import ExpertStatistics
 LAYER = re.compile(r"(?:^|\.)(?:layers|h|blocks)\.(\d+)\.")
 
 
-def find_routers(model: torch.nn.Module) -> dict[int, torch.nn.Module]:
-    """The routers of ``model`` by their layer, in ascending order."""
-    routers: dict[int, torch.nn.Module] = {}
+def find_experts(model: torch.nn.Module) -> dict[int, torch.nn.Module]:
+    """The modules that hold the routed experts of ``model`` by their layer, in ascending order."""
+    found: dict[int, torch.nn.Module] = {}
     for name, module in model.named_modules():
-        if "router" not in type(module).__name__.lower() or not hasattr(module, "num_experts"):
+        if not type(module).__name__.endswith("Experts") or not _num_experts(module):
             continue
         match = LAYER.search(name)
-        if match is None or int(match[1]) in routers:
-            raise UserError(f"cannot tell the layer of router {name}; this model is not supported")
-        routers[int(match[1])] = module
-    if not routers:
-        raise UserError(f"{type(model).__name__} has no router with experts; give a MoE model")
-    if len({router.num_experts for router in routers.values()}) > 1:
+        if match is None or int(match[1]) in found:
+            raise UserError(f"cannot tell the layer of {name}; this model is not supported")
+        found[int(match[1])] = module
+    if not found:
+        raise UserError(
+            f"{type(model).__name__} has no module of experts that this command knows; give an "
+            f"MoE model of transformers 5, or record with a serving engine"
+        )
+    if len({_num_experts(module) for module in found.values()}) > 1:
         raise UserError("the layers have different numbers of experts, which EPLB cannot place")
-    return dict(sorted(routers.items()))
+    return dict(sorted(found.items()))
 
 
-def chosen_experts(router: torch.nn.Module, output: object) -> torch.Tensor:
-    """[tokens, top_k]: the expert ids in what ``router`` returned."""
-    parts = output if isinstance(output, tuple) else (output,)
-    for part in parts:
-        if (
-            isinstance(part, torch.Tensor)
-            and not part.is_floating_point()
-            and part.dtype != torch.bool
-        ):
-            return part.reshape(-1, part.shape[-1])
-    raise UserError(
-        f"{type(router).__name__} returns no expert ids, only scores; this model is not supported"
-    )
+def _num_experts(module: torch.nn.Module) -> int:
+    """Experts with weights: LongCat's zero experts have ids too, behind these, and no place."""
+    return getattr(module, "num_routed_experts", getattr(module, "num_experts", 0))
+
+
+def chosen_experts(module: torch.nn.Module, inputs: tuple) -> torch.Tensor:
+    """[tokens, top_k]: the expert ids in what ``module`` is called with."""
+    ids = inputs[1] if len(inputs) > 1 else None
+    if not isinstance(ids, torch.Tensor) or ids.is_floating_point() or ids.dtype == torch.bool:
+        raise UserError(
+            f"{type(module).__name__} is not given expert ids, only scores or a mask; this model "
+            f"is not supported, record it with a serving engine"
+        )
+    return ids.reshape(-1, ids.shape[-1])
 
 
 @contextmanager
-def counting(routers: dict[int, torch.nn.Module]) -> Iterator[np.ndarray]:
+def counting(modules: dict[int, torch.nn.Module]) -> Iterator[np.ndarray]:
     """Yield [layers, experts] int64, to which every forward pass in the block adds its tokens."""
-    num_experts = next(iter(routers.values())).num_experts
-    counts = np.zeros((len(routers), num_experts), dtype=np.int64)
+    num_experts = _num_experts(next(iter(modules.values())))
+    counts = np.zeros((len(modules), num_experts), dtype=np.int64)
 
     def hook_for(row: int):
-        def hook(router, inputs, output):
-            ids = chosen_experts(router, output).flatten().cpu()
-            counts[row] += torch.bincount(ids, minlength=num_experts).numpy()
+        def hook(module, inputs):
+            ids = chosen_experts(module, inputs).flatten().cpu()
+            counts[row] += torch.bincount(ids, minlength=num_experts).numpy()[:num_experts]
 
         return hook
 
     hooks = [
-        router.register_forward_hook(hook_for(row)) for row, router in enumerate(routers.values())
+        module.register_forward_pre_hook(hook_for(row))
+        for row, module in enumerate(modules.values())
     ]
     try:
         yield counts
@@ -135,29 +140,39 @@ def collect(
     """Count the routed tokens of ``model`` in iterations ``start`` to ``stop`` of ``inputs``.
 
     inputs: [sequences, tokens] int64, an iteration each. Iterations before ``start`` are not
-    run: without a cache they leave no trace in the later ones.
+    run: without a cache they leave no trace in the later ones. Where the inputs end before
+    ``stop``, what was counted is returned with a note.
     """
-    routers = find_routers(model)
+    modules = find_experts(model)
     device = next(model.parameters()).device
     loads: list[np.ndarray] = []
+    iterations = tokens = 0
     total = None if stop is None else stop - start
     with tqdm(total=total, desc="collecting", unit="iteration", disable=None) as bar:
-        for iteration, token_ids in enumerate(inputs):
-            if iteration < start:
-                continue
-            if iteration == stop:
+        for token_ids in inputs:
+            if iterations == stop:
                 break
-            with counting(routers) as counts:
+            iterations, tokens = iterations + 1, tokens + token_ids.numel()
+            if iterations <= start:
+                continue
+            with counting(modules) as counts:
                 model(input_ids=token_ids.to(device), use_cache=False)
             loads.append(counts)
             bar.update()
-    if not loads or (total is not None and len(loads) < total):
-        raise UserError(
-            f"the dataset ends before iteration {stop or start + 1}; give more text, a smaller "
-            f"--batch_size or --max_length, or another EXPERT_STATISTIC_ITER_RANGE"
+    notes = ()
+    if iterations < (stop or start + 1):
+        need = (stop or start + 1) * tokens // max(iterations, 1)
+        notes = (
+            f"the dataset ends after {iterations} iterations of {tokens} tokens; iterations up to "
+            f"{stop or start + 1} need about {need}: give more text, or smaller --batch_size or "
+            f"--max_length",
         )
-    top_k = getattr(next(iter(routers.values())), "top_k", None)
-    return ExpertStatistics(np.stack(loads), tuple(routers), start, num_ranks=1, top_k=top_k)
+    if not loads:
+        raise UserError(*(notes or ("the dataset holds no text",)))
+    top_k = getattr(model.config.get_text_config(), "num_experts_per_tok", None)
+    top_k = top_k if isinstance(top_k, int) else None
+    known = {"num_ranks": 1, "top_k": top_k, "notes": notes}
+    return ExpertStatistics(np.stack(loads), tuple(modules), start, **known)
 
 
 def load(name: str, device: str | None) -> tuple[torch.nn.Module, object]:
@@ -168,8 +183,13 @@ def load(name: str, device: str | None) -> tuple[torch.nn.Module, object]:
         raise UserError("transformers is missing; run: pip install -e '.[collect]'") from error
     device = device or ("cuda" if torch.cuda.is_available() else "cpu")
     try:
+        torch.empty(1, device=device)
+    except (AssertionError, RuntimeError) as error:
+        words = str(error).splitlines()[0]
+        raise UserError(f"--device {device} does not work here ({words}); try cpu") from error
+    try:
         tokenizer = AutoTokenizer.from_pretrained(name)
         model = AutoModel.from_pretrained(name, dtype="auto").to(device)
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, ImportError) as error:
         raise UserError(f"cannot load model {name}: {error}") from error
     return model.eval(), tokenizer

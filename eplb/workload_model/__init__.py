@@ -1,7 +1,7 @@
 """A synthetic served Mixture-of-Experts model, the source of the embedded ``expert-load.json``.
 
-`model` has the parameters and presets, `traffic` makes a trace of them, `calibration` compares a
-trace with published figures. ``python -m eplb.workload_model`` does either.
+`model` has the parameters and presets, `traffic` makes a trace of them;
+``python -m eplb.workload_model`` writes one.
 """
 
 from __future__ import annotations

@@ -146,26 +146,36 @@ _COUNTS = (
 
 _CALIBRATED = WorkloadModel()
 
+# Served models: MoE layers, experts and experts per token, and slots, GPUs and nodes to serve them
+# on. Their traffic borrows the calibrated temper, without expert groups: only DeepSeek routes so.
+_SERVED = {
+    "qwen3-235b": ("Qwen/Qwen3-235B-A22B", (94, 128, 8), (160, 32, 4)),
+    "kimi-k2": ("moonshotai/Kimi-K2-Instruct", (60, 384, 8), (448, 64, 8)),
+    "gpt-oss-120b": ("openai/gpt-oss-120b", (36, 128, 4), (144, 8, 1)),
+    "qwen3-next": ("Qwen/Qwen3-Next-80B-A3B-Instruct", (48, 512, 10), (544, 16, 2)),
+    # Three dense layers of 92 come first.
+    "glm-4.5": ("zai-org/GLM-4.5", (89, 160, 8), (192, 32, 4)),
+    "minimax-m2": ("MiniMaxAI/MiniMax-M2", (62, 256, 8), (288, 32, 4)),
+    # Every second layer of 48 has experts.
+    "llama4-maverick": (
+        "meta-llama/Llama-4-Maverick-17B-128E-Instruct",
+        (24, 128, 1),
+        (144, 16, 2),
+    ),
+}
+
 PRESETS = {
     "deepseek-v3": _CALIBRATED,
-    "qwen3-235b": replace(
-        _CALIBRATED,
-        model="Qwen/Qwen3-235B-A22B",
-        layers=94,
-        experts=128,
-        num_groups=1,
-        num_replicas=160,
-    ),
-    "kimi-k2": replace(
-        _CALIBRATED,
-        model="moonshotai/Kimi-K2-Instruct",
-        layers=60,
-        experts=384,
-        num_groups=1,
-        num_replicas=448,
-        num_nodes=8,
-        num_gpus=64,
-    ),
+    **{
+        name: replace(
+            _CALIBRATED,
+            model=model,
+            **dict(zip(("layers", "experts", "top_k"), shape, strict=True)),
+            num_groups=1,
+            **dict(zip(("num_replicas", "num_gpus", "num_nodes"), deployment, strict=True)),
+        )
+        for name, (model, shape, deployment) in _SERVED.items()
+    },
     "bursty": replace(_CALIBRATED, burstiness=1.0, jitter=0.4, domain_drift=0.5, busyness=0.5),
     "stationary": replace(_CALIBRATED, drift=0.0, domain_drift=0.0, regime_window=None, shifts=()),
     # Windows so short that each has its own few requests. Within a regime they correlate by 0.87,
