@@ -171,8 +171,7 @@ def collect(
         raise UserError(*(notes or ("the dataset holds no text",)))
     top_k = getattr(model.config.get_text_config(), "num_experts_per_tok", None)
     top_k = top_k if isinstance(top_k, int) else None
-    known = {"num_ranks": 1, "top_k": top_k, "notes": notes}
-    return ExpertStatistics(np.stack(loads), tuple(modules), start, **known)
+    return ExpertStatistics(np.stack(loads), tuple(modules), start, top_k=top_k, notes=notes)
 
 
 def load(name: str, device: str | None) -> tuple[torch.nn.Module, object]:

@@ -61,7 +61,10 @@ def generate(
     recorded = replace(recorded, **{name: n for name, n in given.items() if n is not None})
     if target.write_placement is None:
         target.write_statistics(output_path, recorded)
-        return Generated(list(recorded.notes), _written(output_path, target, 0))
+        notes = list(recorded.notes)
+        if target.name == "trace" and not recorded.num_ranks:
+            notes.append("the trace does not tell its deployment; give --ep_size and --num_slots")
+        return Generated(notes, _written(output_path, target, 0))
     deployment = _deployment(recorded)
     program = program_path or project_file(planning.DEFAULT_PROGRAM)
     placement, choice, held_out = planning.plan(
@@ -85,7 +88,7 @@ def generate(
 def _deployment(statistics: ExpertStatistics) -> Deployment:
     """TensorRT-LLM's defaults where neither user nor files tell: recorded ranks, a slot each."""
     ranks = statistics.num_ranks
-    if ranks is None or (ranks == 1 and statistics.num_slots is None):
+    if ranks is None:
         raise UserError("the statistics do not tell the number of ranks; give --ep_size")
     return planning.check_sizes(
         statistics.num_experts,

@@ -51,8 +51,8 @@ def _ranks(
 ) -> int:
     """The argument, else the placement's, else as many as recorded."""
     placed = placement.num_gpus if placement else None
-    recorded = statistics.num_ranks if (statistics.num_ranks or 1) > 1 else None
-    ranks = next((value for value in (ep_size, placed, recorded) if value is not None), None)
+    known = (ep_size, placed, statistics.num_ranks)
+    ranks = next((value for value in known if value is not None), None)
     if ranks is None:
         raise UserError(
             "the statistics do not tell the number of ranks; give --ep_size or --per_expert"

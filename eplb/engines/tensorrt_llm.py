@@ -84,8 +84,9 @@ def read_statistics(source: Source) -> ExpertStatistics:
         loads,
         layers,
         first,
-        # Ranks of a pipeline stage share its layers; the other stages' ranks do not.
-        num_ranks=max(per_layer.values()),
+        # Ranks of a pipeline stage share its layers; the other stages' ranks do not. A single one
+        # may have recorded in a process of its own.
+        num_ranks=ranks if (ranks := max(per_layer.values())) > 1 else None,
         top_k=meta.get("num_experts_per_token"),
         notes=_unions(source, len(names), per_layer, ranks_with),
     )

@@ -37,9 +37,9 @@ def read(source: Source) -> ExpertStatistics:
         trace.loads,
         top_k=header.top_k,
         num_groups=header.num_groups,
-        num_ranks=getattr(header, "num_gpus", None),
-        num_slots=getattr(header, "num_replicas", None),
-        num_nodes=getattr(header, "num_nodes", None),
+        num_ranks=header.num_gpus,
+        num_slots=header.num_replicas,
+        num_nodes=header.num_nodes,
     )
 
 
@@ -52,11 +52,18 @@ def write_statistics(path: Path, statistics: ExpertStatistics) -> None:
             f"a trace needs at least {WINDOWS} iterations to score programs on, "
             f"these are {len(iterations)}; record more"
         )
+    # Ranks alone tell the rest: without EPLB an expert has a slot, and one node is the least.
+    ranks, defaults = statistics.num_ranks, (None, None, None)
+    if ranks:
+        defaults = (-(-statistics.num_experts // ranks) * ranks, 1, 1)
     header = traces.TraceHeader(
         source=f"expert statistics of iterations {iterations.start} to {iterations[-1]}, "
         f"layers {layers[0]} to {layers[-1]}",
         top_k=statistics.top_k,
-        num_groups=statistics.num_groups,
+        num_replicas=statistics.num_slots or defaults[0],
+        num_groups=statistics.num_groups or defaults[1],
+        num_nodes=statistics.num_nodes or defaults[2],
+        num_gpus=ranks,
         steps_per_record=1,
         rebalance_interval=interval,
     )

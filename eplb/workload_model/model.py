@@ -112,7 +112,8 @@ class WorkloadModel:
 
     def check(self) -> None:
         """Raise `UserError` for the first parameter that makes no sense."""
-        for name in _COUNTS:
+        counts = "layers experts num_groups top_k windows records_per_window steps_per_record"
+        for name in f"{counts} tokens_per_record domains".split():
             if getattr(self, name) < 1:
                 raise UserError(f"{name} is {getattr(self, name)}; it must be at least 1")
         if self.experts % self.num_groups:
@@ -132,50 +133,25 @@ class WorkloadModel:
                 raise UserError(f"{name} is {getattr(self, name)}; it must be above 0")
 
 
-_COUNTS = (
-    "layers",
-    "experts",
-    "num_groups",
-    "top_k",
-    "windows",
-    "records_per_window",
-    "steps_per_record",
-    "tokens_per_record",
-    "domains",
-)
-
 _CALIBRATED = WorkloadModel()
 
-# Served models: MoE layers, experts and experts per token, and slots, GPUs and nodes to serve them
-# on. Their traffic borrows the calibrated temper, without expert groups: only DeepSeek routes so.
-_SERVED = {
-    "qwen3-235b": ("Qwen/Qwen3-235B-A22B", (94, 128, 8), (160, 32, 4)),
-    "kimi-k2": ("moonshotai/Kimi-K2-Instruct", (60, 384, 8), (448, 64, 8)),
-    "gpt-oss-120b": ("openai/gpt-oss-120b", (36, 128, 4), (144, 8, 1)),
-    "qwen3-next": ("Qwen/Qwen3-Next-80B-A3B-Instruct", (48, 512, 10), (544, 16, 2)),
-    # Three dense layers of 92 come first.
-    "glm-4.5": ("zai-org/GLM-4.5", (89, 160, 8), (192, 32, 4)),
-    "minimax-m2": ("MiniMaxAI/MiniMax-M2", (62, 256, 8), (288, 32, 4)),
-    # Every second layer of 48 has experts.
-    "llama4-maverick": (
-        "meta-llama/Llama-4-Maverick-17B-128E-Instruct",
-        (24, 128, 1),
-        (144, 16, 2),
-    ),
-}
+
+def _served(model, layers, experts, top_k, num_replicas, num_gpus, num_nodes) -> WorkloadModel:
+    """Borrows the calibrated temper, without expert groups: of these only DeepSeek routes so."""
+    return replace(_CALIBRATED, num_groups=1, **locals())
+
 
 PRESETS = {
     "deepseek-v3": _CALIBRATED,
-    **{
-        name: replace(
-            _CALIBRATED,
-            model=model,
-            **dict(zip(("layers", "experts", "top_k"), shape, strict=True)),
-            num_groups=1,
-            **dict(zip(("num_replicas", "num_gpus", "num_nodes"), deployment, strict=True)),
-        )
-        for name, (model, shape, deployment) in _SERVED.items()
-    },
+    "qwen3-235b": _served("Qwen/Qwen3-235B-A22B", 94, 128, 8, 160, 32, 4),
+    "kimi-k2": _served("moonshotai/Kimi-K2-Instruct", 60, 384, 8, 448, 64, 8),
+    "gpt-oss-120b": _served("openai/gpt-oss-120b", 36, 128, 4, 144, 8, 1),
+    "qwen3-next": _served("Qwen/Qwen3-Next-80B-A3B-Instruct", 48, 512, 10, 544, 16, 2),
+    # Three dense layers of 92 come first.
+    "glm-4.5": _served("zai-org/GLM-4.5", 89, 160, 8, 192, 32, 4),
+    "minimax-m2": _served("MiniMaxAI/MiniMax-M2", 62, 256, 8, 288, 32, 4),
+    # Every second layer of 48 has experts.
+    "llama4-maverick": _served("meta-llama/Llama-4-Maverick-17B-128E", 24, 128, 1, 144, 16, 2),
     "bursty": replace(_CALIBRATED, burstiness=1.0, jitter=0.4, domain_drift=0.5, busyness=0.5),
     "stationary": replace(_CALIBRATED, drift=0.0, domain_drift=0.0, regime_window=None, shifts=()),
     # Windows so short that each has its own few requests. Within a regime they correlate by 0.87,

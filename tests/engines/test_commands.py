@@ -19,6 +19,7 @@ from eplb.engines.choice import place_greedily
 from eplb.engines.load_table import tabulate
 from eplb.engines.matching import align
 from eplb.engines.report import report
+from eplb.placement import Deployment
 from eplb.sandbox.runner import Run
 from eplb.workload_model import WorkloadModel
 from eplb.workload_model import generate as make_trace
@@ -138,6 +139,12 @@ def test_a_recording_becomes_a_trace(no_sandbox, recording, tmp_path):
     trace = traces.read_trace(output)
     assert np.array_equal(trace.loads, registry.read_statistics(recording).loads)
     assert len(trace.windows()) >= 10
+    assert vars(trace.deployment()) == vars(Deployment(256, 1, 1, 8))
+    given = {"num_slots": 320, "num_groups": 8, "num_nodes": 4, "ep_size": 16}
+    generated(recording, output, format="trace", **given)
+    assert vars(traces.read_trace(output).deployment()) == vars(Deployment(320, 8, 4, 16))
+    generated(output, tmp_path / "out.yaml", ep_size=None, num_slots=None, first_moe_layer=3)
+    assert registry.read_placement(tmp_path / "out.yaml").phy2log.shape == (2, 320)
 
 
 @pytest.mark.parametrize(
