@@ -157,6 +157,8 @@ class Index:
                 index.asked.append(self.path)
                 page = index.pages.get(self.path)
                 self.send_response(404 if page is None else 200)
+                if self.path.startswith("/simple/"):
+                    self.send_header("Content-Type", "application/vnd.pypi.simple.v1+json")
                 self.end_headers()
                 self.wfile.write(page or b"")
 
@@ -171,11 +173,15 @@ class Index:
 
     def offer(self, package: str, filename: str, content: bytes) -> None:
         files = [
-            {"filename": "other", "url": "x"},
-            {"filename": filename, "url": f"../../{filename}"},
+            {"filename": "other", "url": "x", "hashes": {}},
+            {"filename": filename, "url": f"../../{filename}", "hashes": {}},
         ]
-        self.pages[f"/simple/{package}/"] = json.dumps({"files": files}).encode()
+        self.offer_page(package, files)
         self.pages[f"/{filename}"] = content
+
+    def offer_page(self, package: str, files: list[dict]) -> None:
+        page = {"meta": {"api-version": "1.0"}, "name": package, "files": files}
+        self.pages[f"/simple/{package}/"] = json.dumps(page).encode()
 
 
 @pytest.fixture
@@ -344,18 +350,21 @@ def test_reads_little_more_than_was_pinned(index):
 
 
 def test_says_what_the_index_lacks(index, tmp_path):
-    index.pages["/simple/vllm/"] = b'{"files": []}'
+    index.offer_page("vllm", [])
     assert "vllm-0.33.0.tar.gz" in refused(["vllm"], tmp_path)
     for page in (b"<html></html>", b"[]", b'{"files": [{}]}', b"\xff"):
         index.pages["/simple/vllm/"] = page
-        assert "PEP 691" in refused(["vllm"], tmp_path)
+        message = refused(["vllm"], tmp_path)
+        assert "package index" in message or "cannot fetch" in message
     del index.pages["/simple/vllm/"]
-    assert "Not Found" in refused(["vllm"], tmp_path)
+    assert "cannot fetch vllm-0.33.0.tar.gz" in refused(["vllm"], tmp_path)
 
 
 def test_says_that_there_is_no_network(monkeypatch, tmp_path):
     monkeypatch.setenv(INDEX_VARIABLE, "http://127.0.0.1:9/simple")
     assert "Connection refused" in refused(["vllm"], tmp_path)
+    monkeypatch.setenv(INDEX_VARIABLE, "not an address")
+    assert INDEX_VARIABLE in refused(["vllm"], tmp_path)
 
 
 def test_an_unknown_name_ends_in_one_line(tmp_path):

