@@ -11,6 +11,7 @@ import importlib.util
 import os
 import shutil
 import sys
+from itertools import pairwise
 from pathlib import Path
 
 from eplb.common import SOURCE_TREE
@@ -20,7 +21,7 @@ ZYGOTE = Path(__file__).resolve().with_name("inside")
 
 _SYSTEM = ("/usr", "/bin", "/lib", "/lib32", "/lib64", "/nix/store")
 _SYSTEM_FILES = ("/etc/ld.so.cache", "/etc/ld.so.conf", "/etc/ld.so.conf.d", "/etc/alternatives")
-_PROCESSORS = "/sys/devices/system/cpu"
+_PROCESSORS, _PROCESSOR_NAMES = "/sys/devices/system/cpu", "/proc/cpuinfo"
 _DEVICES = ("/dev/null", "/dev/zero", "/dev/urandom")
 _IN_PREFIX = ("bin", "lib", "lib64", "include", "pyvenv.cfg", "Python", "Resources")
 # Keeps arithmetic on one thread, as it is measured; the OpenBLAS settings work around processors
@@ -33,6 +34,8 @@ _ENVIRONMENT = {
     "OMP_NUM_THREADS": "1",
     "MKL_NUM_THREADS": "1",
     "OPENBLAS_NUM_THREADS": "1",
+    # What torch.optim imports makes this folder if it is not there.
+    "TORCHINDUCTOR_CACHE_DIR": "/",
 }
 _INHERITED = ("LD_LIBRARY_PATH", "DYLD_LIBRARY_PATH", "OPENBLAS_CORETYPE", "OPENBLAS_L2_SIZE")
 
@@ -56,8 +59,6 @@ def bubblewrap_command(control: int, hidden: list[Path]) -> list[str] | None:
     if bwrap is None:
         return None
     command = [bwrap, "--unshare-all", "--die-with-parent", "--new-session", "--cap-drop", "ALL"]
-    # Importing torch wants a folder for temporary files; a program cannot put anything into it.
-    command += ["--tmpfs", "/tmp"]
     for path in (*_SYSTEM, *_SYSTEM_FILES, _PROCESSORS):
         command += ["--ro-bind-try", path, path]
     for device in _DEVICES:
@@ -66,18 +67,22 @@ def bubblewrap_command(control: int, hidden: list[Path]) -> list[str] | None:
     outer = [path for path in hidden if any(folder.is_relative_to(path) for folder in python)]
     inner = [path for path in hidden if path not in outer]
     shown = [Path(path) for path in _SYSTEM]
-    command += _mask(outer, shown)
+    masks = _mask(outer, shown)
     for path in python:
-        command += ["--ro-bind", str(path), str(path)]
-    command += _mask(inner, shown + python)
-    command += ["--ro-bind", str(ZYGOTE), str(ZYGOTE), "--proc", "/proc"]
-    command += ["--remount-ro", "/", "--chdir", "/", "--"]
-    return command + plain_command(control)
+        masks += ["--ro-bind", str(path), str(path)]
+    masks += _mask(inner, shown + python)
+    command += [*masks, "--ro-bind", str(ZYGOTE), str(ZYGOTE), "--proc", "/proc"]
+    # A program could leave marks for the next one even on an empty folder.
+    empty = [path for kind, path in pairwise(masks) if kind == "--tmpfs"]
+    for path in (*empty, "/proc", "/"):
+        command += ["--remount-ro", path]
+    return [*command, "--chdir", "/", "--", *plain_command(control)]
 
 
 def readable_paths(hidden: list[Path]) -> list[str]:
     """What a process without bubblewrap may read: the system and Python, around what is hidden."""
     paths = [Path(path) for path in (*_SYSTEM, *_SYSTEM_FILES, _PROCESSORS, *_DEVICES)]
+    paths.append(Path(_PROCESSOR_NAMES))
     # Landlock goes by files, not by names: a link to a folder would let in all of it.
     shown = dict.fromkeys(path.resolve() for path in paths + _python_paths() if path.exists())
     return [str(path) for folder in shown for path in _around(folder, hidden)]

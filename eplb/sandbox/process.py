@@ -25,6 +25,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from eplb.placement import Deployment
+from eplb.sandbox import failures
 from eplb.sandbox.inside import protocol
 
 
@@ -61,15 +62,21 @@ class Silence(Exception):
 class Candidate:
     """A forked process: two pipes, two shared memories and the clock.
 
+    source: the program
     shape: [layers, experts] of a window
     deadline: on the monotonic clock, in seconds
     """
 
-    def __init__(self, shape: tuple[int, ...], deployment: Deployment, deadline: float) -> None:
+    def __init__(
+        self, source: str, shape: tuple[int, ...], deployment: Deployment, deadline: float
+    ) -> None:
+        self._source = source
         self._shape = shape
         self._deployment = deployment
         self._deadline = deadline
         their_go, self._go = os.pipe()
+        # It is empty whenever we write, unless the program has filled it.
+        os.set_blocking(self._go, False)
         self._done, their_done = os.pipe()
         window, self._window = _shared_memory(4 * math.prod(shape))
         capacity = protocol.answer_capacity(*shape, deployment.num_replicas)
@@ -78,6 +85,7 @@ class Candidate:
         self._poll = select.poll()
         self._poll.register(self._done, select.POLLIN)
         self._answered = 0
+        self._used = 0
 
     def __enter__(self) -> Candidate:
         return self
@@ -94,13 +102,13 @@ class Candidate:
             os.close(descriptor)
         self.descriptors = ()
 
-    def request(self, source: str, confinement: dict) -> dict:
+    def request(self, confinement: dict) -> dict:
         """What the zygote needs to know to fork this child."""
-        d = self._deployment
         return {
-            "source": source,
+            "source": self._source,
             "shape": list(self._shape),
-            "deployment": [d.num_replicas, d.num_groups, d.num_nodes, d.num_gpus],
+            "deployment": self._sizes(),
+            "widest": protocol.widest(self._shape[-1], self._deployment.num_replicas),
             "confine": confinement,
         }
 
@@ -118,8 +126,10 @@ class Candidate:
         doing = f"in window {self._answered}"
         if self._poll.poll(0):
             self._expect(protocol.GO, "between two windows")
-        protocol.erase_maps(memoryview(self._answer))
         start = time.perf_counter_ns()
+        erasing = time.thread_time_ns()
+        protocol.erase_maps(memoryview(self._answer), self._used)
+        erased = time.thread_time_ns()
         self._window[:] = window.tobytes()
         self._tell(protocol.GO, doing)
         self._expect(protocol.DONE, doing)
@@ -131,21 +141,25 @@ class Candidate:
         end = time.perf_counter_ns()
         copied = time.thread_time_ns()
         self._answered += 1
-        return Answer(*maps), (end - start - (copied - copying)) * 1e-9
+        self._used = protocol.size(maps)
+        ours = erased - erasing + copied - copying
+        return Answer(*maps), (end - start - ours) * 1e-9
 
-    def finish(self) -> dict[str, float]:
-        """Ask for the program's own account of its stages and let the child end."""
+    def finish(self) -> None:
+        """Let the child end."""
         self._tell(protocol.STOP, "after its last answer")
-        text = self._rest("after its last answer")
-        if len(text) > protocol.TEXT_LIMIT:
-            raise Refused("the program broke the protocol after its last answer")
-        return _sanitise_stages(text)
+
+    def _sizes(self) -> list[int]:
+        d = self._deployment
+        return [d.num_replicas, d.num_groups, d.num_nodes, d.num_gpus]
 
     def _tell(self, order: bytes, doing: str) -> None:
         try:
             os.write(self._go, order)
         except BrokenPipeError as error:
             raise Silence(doing, timed_out=False) from error
+        except BlockingIOError as error:
+            raise Refused(f"the program broke the protocol {doing}") from error
 
     def _expect(self, wanted: bytes, doing: str) -> None:
         got = self._read(doing)
@@ -153,11 +167,9 @@ class Candidate:
             return
         if got != protocol.FAILED:
             raise Refused(f"the program broke the protocol {doing}")
-        text = self._rest(doing)[: protocol.TEXT_LIMIT]
-        lines = text.decode(errors="replace").splitlines() or ["it failed without a word"]
-        lines = ["".join(c if c.isprintable() else " " for c in line) for line in lines]
-        where = f" ({lines[-1]})" if len(lines) > 1 else ""
-        raise Refused(f"the program failed {doing}: {lines[0]}{where}", lines[1:])
+        sizes = (*self._shape, *self._sizes())
+        what, lines = failures.describe(self._rest(doing), self._source, sizes)
+        raise Refused(f"the program failed {doing}: {what}", lines)
 
     def _rest(self, doing: str) -> bytes:
         """What the child still writes until it closes its pipe, at most a byte over the limit."""
@@ -184,20 +196,10 @@ def _shared_memory(size: int) -> tuple[int, mmap.mmap]:
     if hasattr(os, "memfd_create"):
         descriptor = os.memfd_create("eplb", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
         os.ftruncate(descriptor, size)
-        # Shrunk by the program, it would end this process with SIGBUS.
-        fcntl.fcntl(descriptor, fcntl.F_ADD_SEALS, fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_SEAL)
+        # Shrunk by the program, it would end this process with SIGBUS; grown, it would fill memory.
+        seals = fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_SEAL
+        fcntl.fcntl(descriptor, fcntl.F_ADD_SEALS, seals)
         return descriptor, mmap.mmap(descriptor, size)
     with tempfile.TemporaryFile() as file:
         os.ftruncate(file.fileno(), size)
         return os.dup(file.fileno()), mmap.mmap(file.fileno(), size)
-
-
-def _sanitise_stages(text: bytes) -> dict[str, float]:
-    """The untrusted account of the stages: at most 12 printable names with finite seconds."""
-    try:
-        claimed = json.loads(text)
-        stages = {str(name): float(seconds) for name, seconds in claimed.items()}
-    except (ValueError, TypeError, AttributeError, RecursionError):
-        return {}
-    stages = {n: s for n, s in stages.items() if n.isprintable() and math.isfinite(s) and s >= 0}
-    return {name[:60]: seconds for name, seconds in list(stages.items())[:12]}

@@ -12,12 +12,14 @@ Subtracted from each measured time is the median of an empty round trip.
 from __future__ import annotations
 
 import math
+import os
 import signal
 import socket
 import subprocess
 import tempfile
 import time
-from dataclasses import dataclass, field
+from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -57,12 +59,10 @@ class Run:
     """One fresh process that answered every window in order.
 
     seconds: [windows] float64, wall time of each call
-    stage_seconds: what the program itself says of its stages; empty if it says nothing
     """
 
     answers: list[Answer]
     seconds: np.ndarray
-    stage_seconds: dict[str, float] = field(default_factory=dict)
 
 
 class Sandbox:
@@ -102,7 +102,7 @@ class Sandbox:
         Raises `Refused`, or `UserError` where the program or the sandbox's Python cannot be read.
         """
         try:
-            source = program.read_text(encoding="utf-8")
+            source = program.read_text(encoding="utf-8-sig")
         except UnicodeDecodeError as error:
             raise Refused(f"the program is not UTF-8 text: {error.reason}") from error
         except OSError as error:
@@ -111,7 +111,7 @@ class Sandbox:
         with one_processor() as cpu:
             empty = self._measure_empty_round_trip(windows.shape[1:], cpu)
             run = self._run(source, windows, deployment, cpu)
-        return Run(run.answers, np.maximum(run.seconds - empty, 0.0), run.stage_seconds)
+        return Run(run.answers, np.maximum(run.seconds - empty, 0.0))
 
     def _measure_empty_round_trip(self, shape: tuple[int, ...], cpu: int | None) -> float:
         """Median seconds of a call that takes a window and answers with nothing."""
@@ -125,15 +125,16 @@ class Sandbox:
         self, source: str, windows: np.ndarray, deployment: Deployment, cpu: int | None
     ) -> Run:
         try:
-            with Candidate(windows.shape[1:], deployment, time.monotonic() + self.timeout) as child:
-                request = child.request(source, self._confinement(cpu))
+            deadline = time.monotonic() + self.timeout
+            with Candidate(source, windows.shape[1:], deployment, deadline) as child:
+                request = child.request(self._confinement(cpu))
                 protocol.send(self._control, request, child.descriptors)
                 child.release_descriptors()
                 kernel = child.load()
                 parts = ["bubblewrap"] * self._bubblewrap + kernel
                 self.isolation = ", ".join(parts) or "process limits only"
                 answered = [child.answer(window) for window in windows.astype(np.float32)]
-                stages = child.finish()
+                child.finish()
         except Silence as silence:
             raise Refused(self._why(silence)) from silence
         except Refused:
@@ -142,10 +143,10 @@ class Sandbox:
         if self._settle() is None:
             raise Refused("the program's process did not end after its last answer")
         answers, seconds = zip(*answered, strict=True)
-        return Run(list(answers), np.array(seconds), stages)
+        return Run(list(answers), np.array(seconds))
 
     def _confinement(self, cpu: int | None) -> dict:
-        readable = ["/"] if self._bubblewrap else isolation.readable_paths(self._hidden)
+        readable = None if self._bubblewrap else isolation.readable_paths(self._hidden)
         return {
             "cpu": cpu,
             "memory": MEMORY_BYTES,
@@ -231,6 +232,8 @@ class Sandbox:
     def _kill(self) -> None:
         if self._process is not None:
             self._control.close()
-            self._process.kill()
+            # The whole group, which no program can leave: no child goes on by itself.
+            with suppress(ProcessLookupError):
+                os.killpg(self._process.pid, signal.SIGKILL)
             self._process.wait()
             self._process = None

@@ -128,7 +128,7 @@ BROKEN = {
     ),
     "exception": (
         seed_with("def run_eplb(*_):\n    raise ValueError('no idea')"),
-        "ValueError: no idea",
+        "raise ValueError('no idea')",
     ),
     "nothing": (seed_with("def run_eplb(*_):\n    return None"), "None"),
     "wrong answer": (

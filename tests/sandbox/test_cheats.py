@@ -1,8 +1,8 @@
 """Every known way to cheat must gain nothing: it is refused, or scored like the honest program.
 
-The cheats are complete programs in cheats/, all built on cheats/honest.py; one that finds
- something to steal says so by raising "stolen". They run under every isolation that this
-machine offers. Run with `python -m pytest tests/sandbox/test_cheats.py`.
+A cheat in cheats/ is what it adds to cheats/honest.py, which stands for its line `from honest
+import ...`; one that finds something to steal raises "stolen". They run under every isolation
+that this machine offers. Run with `python -m pytest tests/sandbox/test_cheats.py`.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ import shutil
 import socket
 import subprocess
 import sys
+import tempfile
 import time
 from pathlib import Path
 
@@ -24,10 +25,13 @@ from eplb.sandbox import isolation
 from eplb.sandbox.runner import Refused, Sandbox
 
 CHEATS = Path(__file__).parent / "cheats"
+HONEST = (CHEATS / "honest.py").read_text()
+IMPORT = "from honest import rebalance_experts\n"
 LAYERS, EXPERTS, WINDOWS = 2, 12, 3
 DEPLOYMENT = Deployment(num_replicas=16, num_groups=4, num_nodes=2, num_gpus=8)
 LOADS = np.random.default_rng(7).integers(1, 1000, (WINDOWS, LAYERS, EXPERTS))
 TIMEOUT = 10.0
+SHARED_PLACES = ("/tmp", "/var/tmp", "/dev/shm", "/", "/dev/null", os.__file__)
 
 # What becomes of each cheat. None: it gains nothing and is scored like the honest program.
 OUTCOMES = {
@@ -38,13 +42,15 @@ OUTCOMES = {
     "read_environment": None,
     "socket_out": None,
     "write_memory": None,
-    "cache_across_repeats": None,
+    "remember": None,
+    "probe_cache": None,
+    "fill_go": None,
+    "allocate_stderr": None,
     "kill_parent": None,
     "leave_processor": None,
     "patch_time": None,
     "change_input": None,
     "noise": None,
-    "forge_stages": None,
     "patch_torch": "float64",
     "patch_protocol": "makes no sense|broke the protocol",
     "report_ahead": "makes no sense|broke the protocol",
@@ -61,6 +67,11 @@ OUTCOMES = {
     "disagreeing_maps": "lists slots",
     "float_maps": "float64",
     "oversize_map": "larger than any valid map",
+    "restore_header": "no slot for expert 1",
+    "forge_report": "an exception of its own",
+    "deep_report": "failed without a word",
+    "outlive": "took longer than",
+    "stop": "took longer than",
     "no_layers": "shape",
     "exit_hard": "exit status 0",
     "exit_soft": "SystemExit",
@@ -72,7 +83,7 @@ OUTCOMES = {
     "fork_bomb": "PermissionError|BlockingIOError",
     "long_error": "RuntimeError",
 }
-SLOW = {"endless_loop", "sleep", "endless_import"}
+SLOW = {"endless_loop", "sleep", "endless_import", "outlive", "stop"}
 
 
 def test_every_cheat_has_an_outcome():
@@ -107,12 +118,20 @@ def process_with_a_key():
         process.wait()
 
 
-def filled_in(name: str, folder: Path, results: Path, port: int) -> Path:
+def composed(name: str) -> str:
+    """The honest program with what the cheat adds."""
+    cheat = (CHEATS / f"{name}.py").read_text()
+    return HONEST if name == "honest" else HONEST + cheat.replace(IMPORT, "")
+
+
+def filled_in(name: str, folder: Path, results: Path, port: int, places: tuple = ()) -> Path:
     """The cheat with its targets: the paths of everything worth opening, and an open port."""
     root = Path(__file__).parents[2]
-    targets = [root / "initial.py", root / "eplb" / "runner.py", results / "metrics.json"]
-    source = (CHEATS / f"{name}.py").read_text()
+    targets = [root / "initial.py", root / "eplb" / "common.py", results / "metrics.json"]
+    places = [results, results / "metrics.json", *places]
+    source = composed(name)
     source = source.replace("TARGETS = []", f"TARGETS = {[str(path) for path in targets]}")
+    source = source.replace("PLACES = []", f"PLACES = {[str(path) for path in places]}")
     source = source.replace("PORT = 0", f"PORT = {port}")
     source = source.replace('RESULTS = ""', f'RESULTS = "{results}"')
     program = folder / f"{name}.py"
@@ -132,7 +151,8 @@ def test_cheat_gains_nothing(name, sandbox, tmp_path):
     reason = OUTCOMES[name]
     sandbox.timeout = 1.0 if name in SLOW else TIMEOUT
     with socket.create_server(("127.0.0.1", 0)) as listener, process_with_a_key():
-        program = filled_in(name, tmp_path, sandbox.results, listener.getsockname()[1])
+        port = listener.getsockname()[1]
+        program = filled_in(name, tmp_path, sandbox.results, port, SHARED_PLACES)
         if reason is None:
             honest = answers(sandbox, CHEATS / "honest.py")
             for _ in range(2):
@@ -153,7 +173,20 @@ def test_isolation_is_reported(sandbox):
         assert "seccomp" in named
 
 
-@pytest.mark.parametrize("name", ["read_files", "read_environment", "socket_out"])
+def by_hand(program: Path) -> str:
+    """What a program says that runs twice as this user's own, with one standard input."""
+    call = (
+        f"import runpy, torch; program = runpy.run_path({str(program)!r});"
+        "program['run_eplb'](torch.ones(2, 12), 16, 4, 2, 8)"
+    )
+    twice = f'for run in 1 2; do "{sys.executable}" -c "$0"; done'
+    with tempfile.TemporaryFile() as everything:
+        command = ["sh", "-c", twice, call]
+        outputs = {"stdin": everything, "stdout": everything, "stderr": subprocess.PIPE}
+        return subprocess.run(command, **outputs, text=True, check=False).stderr
+
+
+@pytest.mark.parametrize("name", ["read_files", "read_environment", "socket_out", "probe_cache"])
 def test_theft_works_without_a_sandbox(name, tmp_path):
     """The cheats above are real: run by hand, they find what the sandbox hides."""
     results = tmp_path / "results"
@@ -161,21 +194,25 @@ def test_theft_works_without_a_sandbox(name, tmp_path):
     (results / "metrics.json").write_text("{}")
     with socket.create_server(("127.0.0.1", 0)) as listener, process_with_a_key():
         program = filled_in(name, tmp_path, results, listener.getsockname()[1])
-        call = (
-            f"import runpy, torch; program = runpy.run_path({str(program)!r});"
-            "program['run_eplb'](torch.ones(2, 12), 16, 4, 2, 8)"
-        )
-        by_hand = subprocess.run([sys.executable, "-c", call], capture_output=True, text=True)
-    assert "RuntimeError: stolen" in by_hand.stderr
+        assert "RuntimeError: stolen" in by_hand(program)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="the channels are Linux's")
+def test_every_channel_remembers_without_a_sandbox(tmp_path):
+    results = tmp_path / "results"
+    results.mkdir()
+    (results / "metrics.json").write_text("{}")
+    said = by_hand(filled_in("remember", tmp_path, results, 0))
+    channels = "attributes counters flags limits modes new_files offsets priorities"
+    for channel in [*channels.split(), "shared_memory", "times"]:
+        assert f"{channel!r}" in said
 
 
 def test_work_put_off_until_after_the_answer_is_on_the_clock(sandbox, tmp_path):
     """A program that answers first and computes later pays in the next window."""
     program = tmp_path / "later.py"
-    source = (CHEATS / "honest.py").read_text()
     program.write_text(
-        source.replace("import torch", "import time\n\nimport torch", 1)
-        + "\n\nclass Later:\n    def __del__(self):\n"
+        "import time\n" + HONEST + "\n\nclass Later:\n    def __del__(self):\n"
         "        end = time.perf_counter() + 0.2\n        while time.perf_counter() < end:\n"
         "            pass\n\n\nhonest = run_eplb\n\n\ndef run_eplb(*arguments):\n"
         "    maps = honest(*arguments)\n    maps[0].later = Later()\n    return maps\n"
@@ -190,7 +227,7 @@ def test_nothing_survives_the_sandbox(tmp_path):
     with Sandbox(timeout=0.5) as sandbox:
         assert zygotes() > before
         with pytest.raises(Refused, match="took longer"):
-            sandbox.run(CHEATS / "endless_loop.py", LOADS, DEPLOYMENT)
+            sandbox.run(filled_in("endless_loop", tmp_path, tmp_path, 0), LOADS, DEPLOYMENT)
     deadline = time.monotonic() + 5
     while zygotes() != before and time.monotonic() < deadline:
         time.sleep(0.05)
@@ -201,7 +238,7 @@ def zygotes() -> set[str]:
     """The process numbers of all zygotes that descend from this process."""
     parents = {str(os.getpid())}
     found = set()
-    table = subprocess.run(["ps", "-eo", "pid,ppid,args"], capture_output=True, text=True).stdout
+    table = subprocess.run(["ps", "-wweo", "pid,ppid,args"], capture_output=True, text=True).stdout
     for line in table.splitlines()[1:]:
         pid, ppid, arguments = line.split(maxsplit=2)
         if ppid in parents:

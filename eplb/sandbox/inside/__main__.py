@@ -6,27 +6,22 @@ process itself never loads a program, and ends with the evaluator.
 
 from __future__ import annotations
 
-import ctypes
 import gc
 import os
+import select
 import signal
 import socket
 import sys
 
 import protocol
-
-_PR_SET_PDEATHSIG, _PR_SET_DUMPABLE = 1, 4
-
-
-def _guard() -> None:
-    """Die with the parent, and keep children from reading or writing our memory."""
-    if sys.platform == "linux":
-        libc = ctypes.CDLL(None)
-        libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
-        libc.prctl(_PR_SET_DUMPABLE, 0, 0, 0, 0)
+from confine import die_with_parent
 
 
 def _import_torch() -> None:
+    import tempfile
+
+    # Importing torch wants a folder for temporary files, and there is none to write to.
+    tempfile.tempdir = "/tmp"
     import torch
 
     torch.set_num_threads(1)
@@ -41,29 +36,47 @@ def _import_torch() -> None:
 def main() -> None:
     control = socket.socket(fileno=int(sys.argv[1]))
     protocol.send(control, {"hello": os.getpid()})
-    _guard()
+    die_with_parent()
     try:
         _import_torch()
     except ImportError as error:
         protocol.send(control, {"error": f"torch cannot be imported: {error}"})
         return
     protocol.send(control, {"ready": True})
+    ended, told = os.pipe()
+    os.set_blocking(told, False)
+    signal.signal(signal.SIGCHLD, lambda *_: None)
+    zygote = os.getpid()
     while True:
         try:
             request, descriptors = protocol.receive(control, max_descriptors=4)
         except EOFError:
             return
+        signal.set_wakeup_fd(told)
         pid = os.fork()
         if pid == 0:
-            control.close()
-            _guard()
+            signal.set_wakeup_fd(-1)
+            signal.signal(signal.SIGCHLD, signal.SIG_DFL)
             from child import run
 
-            run(request, descriptors)
+            run(request, descriptors, zygote)
         for descriptor in descriptors:
             os.close(descriptor)
-        _, status = os.waitpid(pid, 0)
-        protocol.send(control, {"status": os.waitstatus_to_exitcode(status)})
+        protocol.send(control, {"status": _wait(pid, control, ended)})
+
+
+def _wait(pid: int, control: socket.socket, ended: int) -> int:
+    """The exit status of a child, which is ended when the evaluator is gone before it."""
+    while True:
+        done, status = os.waitpid(pid, os.WNOHANG)
+        if done:
+            return os.waitstatus_to_exitcode(status)
+        readable, _, _ = select.select([control, ended], [], [])
+        if control in readable:
+            os.kill(pid, signal.SIGKILL)
+            os.waitpid(pid, 0)
+            sys.exit()
+        os.read(ended, 1)
 
 
 main()

@@ -15,6 +15,7 @@ import os
 import sys
 import traceback
 import types
+from collections.abc import Callable
 
 import numpy as np
 import protocol
@@ -29,20 +30,19 @@ class _Failure(Exception):
     """What is wrong with a program, in one line."""
 
 
-def run(request: dict, descriptors: list[int]) -> None:
+def run(request: dict, descriptors: list[int], parent: int) -> None:
     """Serve one run in a freshly forked process, which ends here.
 
     request: what `eplb.sandbox.runner` sends
     descriptors: go pipe, done pipe, window and answer memory
+    parent: the process that this one ends with
     """
     go, done, window, answer = descriptors
     status = 1
     try:
         window_memory = mmap.mmap(window, 0, prot=mmap.PROT_READ)
         answer_memory = mmap.mmap(answer, 0)
-        os.close(window)
-        os.close(answer)
-        safeguards = confine(**request["confine"])
+        safeguards = confine(**request["confine"], kept=(go, done), parent=parent)
         os.write(done, protocol.CONFINED + json.dumps(safeguards).encode() + b"\n")
         _serve(request, go, done, window_memory, answer_memory)
         status = 0
@@ -54,40 +54,50 @@ def run(request: dict, descriptors: list[int]) -> None:
 
 
 def _serve(request: dict, go: int, done: int, window: mmap.mmap, answer: mmap.mmap) -> None:
-    module = _load(request["source"])
+    call = _load(request["source"])
     weight = torch.from_numpy(np.frombuffer(window, np.float32)).view(request["shape"])
     target = memoryview(answer)
     os.write(done, protocol.LOADED)
     while os.read(go, 1) == protocol.GO:
-        result = module.run_eplb(weight.clone(), *request["deployment"])
-        protocol.write_maps(target, _arrays(result))
+        result = call(weight.clone(), *request["deployment"])
+        protocol.write_maps(target, _arrays(result, request["widest"]))
         os.write(done, protocol.DONE)
         # Freed here, the maps of one window do not add to the memory of the next.
         del result
-    os.write(done, _stages(module))
 
 
-def _load(source: str) -> types.ModuleType:
-    """Execute the program as a module and check that it has what the contract asks for."""
+def _load(source: str) -> Callable:
+    """Execute the program as a module and return what the contract asks for: what to call.
+
+    Where a program has no ``run_eplb``, as in repositories that share this task, the balancer
+    itself is called.
+    """
     linecache.cache[_FILE] = (len(source), None, source.splitlines(keepends=True), _FILE)
     module = types.ModuleType("program")
     module.__file__ = _FILE
     sys.modules["program"] = module
     exec(compile(source, _FILE, "exec"), module.__dict__)
-    for name in ("rebalance_experts", "run_eplb"):
-        function = getattr(module, name, None)
-        if not callable(function):
-            raise _Failure(f"the program defines no function {name}({', '.join(_ARGUMENTS)})")
-        try:
-            inspect.signature(function).bind(*_ARGUMENTS)
-        except (TypeError, ValueError) as error:
-            signature = f"{name}({', '.join(_ARGUMENTS)})"
-            raise _Failure(f"{name} cannot be called as {signature}: {error}") from error
-    return module
+    balance = _function(module, "rebalance_experts")
+    return _function(module, "run_eplb") if hasattr(module, "run_eplb") else balance
 
 
-def _arrays(result: object) -> list[np.ndarray]:
-    """The three maps as arrays, without converting anything that breaks the contract."""
+def _function(module: types.ModuleType, name: str) -> Callable:
+    signature = f"{name}({', '.join(_ARGUMENTS)})"
+    function = getattr(module, name, None)
+    if not callable(function):
+        raise _Failure(f"the program defines no function {signature}")
+    try:
+        inspect.signature(function).bind(*_ARGUMENTS)
+    except (TypeError, ValueError) as error:
+        raise _Failure(f"{name} cannot be called as {signature}: {error}") from error
+    return function
+
+
+def _arrays(result: object, widest: int) -> list[np.ndarray]:
+    """The three maps as arrays, without converting anything that breaks the contract.
+
+    Columns of ``log2phy`` that no valid placement can use are left away if they are unused.
+    """
     if not isinstance(result, (tuple, list)) or len(result) != len(protocol.MAPS):
         found = f"{len(result)} values" if isinstance(result, (tuple, list)) else _kind(result)
         raise _Failure(f"run_eplb returned {found}; it must return {', '.join(protocol.MAPS)}")
@@ -96,33 +106,28 @@ def _arrays(result: object) -> list[np.ndarray]:
             raise _Failure(f"{name} is {_kind(value)}; it must be a torch.Tensor of torch.int64")
         if value.layout != torch.strided or value.device.type != "cpu":
             raise _Failure(f"{name} is {value.layout} on {value.device}; it must be dense, on cpu")
-    return [value.numpy() for value in result]
+    phy2log, log2phy, logcnt = (value.numpy() for value in result)
+    if log2phy.ndim == 3 and (log2phy[:, :, widest:] == -1).all():
+        log2phy = log2phy[:, :, :widest]
+    return [phy2log, log2phy, logcnt]
 
 
 def _kind(value: object) -> str:
     if isinstance(value, torch.Tensor):
-        return f"a {type(value).__name__} of {value.dtype}"
-    return f"a {type(value).__name__}"
-
-
-def _stages(module: types.ModuleType) -> bytes:
-    """What the program says of its stages, as JSON; nothing if it says nothing that makes sense."""
-    try:
-        text = json.dumps({str(k): float(v) for k, v in module.stage_seconds.items()})
-    except (AttributeError, TypeError, ValueError):
-        text = "{}"
-    return text.encode() if len(text) < protocol.TEXT_LIMIT else b"{}"
+        return f"a '{type(value).__name__}' of {value.dtype}"
+    return f"a '{type(value).__name__}'"
 
 
 def _report(done: int, error: BaseException) -> None:
-    """Send what went wrong: one line, and the traceback's lines in the program."""
-    if isinstance(error, _Failure):
-        lines = [str(error)]
-    else:
-        lines = [traceback.format_exception_only(type(error), error)[-1].strip()]
-        if isinstance(error, SyntaxError) and error.filename == _FILE:
-            lines[0] += f" in line {error.lineno}: {(error.text or '').strip()}"
-        frames = [f for f in traceback.extract_tb(error.__traceback__) if f.filename == _FILE]
-        lines += [f"line {f.lineno}, in {f.name}: {f.line}" for f in frames[-8:]]
-    text = "\n".join(line[:1000] for line in lines)
-    os.write(done, protocol.FAILED + text.encode(errors="replace")[: protocol.TEXT_LIMIT])
+    """Send what went wrong; the evaluator decides what of it is told (`eplb.sandbox.failures`)."""
+    lines = [
+        frame.lineno
+        for frame in traceback.extract_tb(error.__traceback__, limit=-50)
+        if frame.filename == _FILE
+    ]
+    text = str(error)
+    if isinstance(error, SyntaxError) and error.filename == _FILE:
+        lines, text = [error.lineno], error.msg
+    name = "" if isinstance(error, _Failure) else type(error).__name__
+    report = {"error": name[:100], "text": text[:1000], "lines": lines[-8:]}
+    os.write(done, protocol.FAILED + json.dumps(report).encode())

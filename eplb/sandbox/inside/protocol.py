@@ -15,7 +15,7 @@ import numpy as np
 
 GO, STOP = b"g", b"s"
 CONFINED, LOADED, DONE, FAILED = b"C", b"L", b"D", b"F"
-# How much of a failure's text, or of what a program says of its stages, is passed on.
+# How much is read of what a process says of a failure.
 TEXT_LIMIT = 8192
 
 MAPS = ("phy2log", "log2phy", "logcnt")
@@ -54,9 +54,14 @@ def _receive_exactly(control: socket.socket, size: int) -> bytes:
     return bytes(data)
 
 
+def widest(experts: int, num_replicas: int) -> int:
+    """The most slots that an expert can have: what the others leave, with one each."""
+    return max(1, num_replicas - experts + 1)
+
+
 def answer_capacity(layers: int, experts: int, num_replicas: int) -> int:
-    """Bytes that an answer may take: a ``log2phy`` as wide as there are slots is the largest."""
-    cells = layers * (num_replicas + experts * num_replicas + experts)
+    """Bytes that the largest valid answer takes."""
+    cells = layers * (num_replicas + experts * widest(experts, num_replicas) + experts)
     return HEADER.itemsize + 8 * cells
 
 
@@ -74,9 +79,15 @@ def write_maps(memory: memoryview, maps: list[np.ndarray]) -> None:
     np.frombuffer(memory, np.int64, header.size).reshape(header.shape)[:] = header
 
 
-def erase_maps(memory: memoryview) -> None:
-    """Make what stands there unreadable as an answer, so that none is taken for the next one."""
+def erase_maps(memory: memoryview, used: int) -> None:
+    """Erase an answer of ``used`` bytes, and leave nothing that reads as the next one."""
+    np.frombuffer(memory, np.uint8, used).fill(0)
     memory[: HEADER.itemsize] = b"\xff" * HEADER.itemsize
+
+
+def size(maps: list[np.ndarray]) -> int:
+    """Bytes that an answer of these maps takes."""
+    return HEADER.itemsize + sum(array.nbytes for array in maps)
 
 
 def read_maps(memory: memoryview) -> list[np.ndarray]:
