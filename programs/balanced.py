@@ -1,4 +1,4 @@
-"""Best balancedness in a few milliseconds: forecasts the window to come and packs against the past.
+"""Best balancedness in about a millisecond: forecasts the window to come, packs against the past.
 
 - Forecast. The next window is expected to be the mean of the remembered windows that look like the
   last one: less than twice as far from it as consecutive windows usually are. Old ones fade; how
@@ -6,23 +6,13 @@
   regime that returns finds its old windows again.
 - Patterns. The main patterns over time in which those windows left their mean, over all layers
   together (principal components), say which experts run hot together.
-- Placement. Replication and packing in rounds on the forecast, as in `fastest.py`. Then pairs of
-  GPUs swap the replica of a round that most lowers squared GPU loads over forecast and patterns.
-
-Lineage: generation 16 (cooling_claims) of the evolution run `balanced`, ShinkaEvolve 0.0.7, 16
-generations after generation 0, proposals by a language model, scored by balancedness - t / t_seed.
-It builds on 15 doubted_patterns; 15's parents are 12 layers_in_blocks, 8 masked_patterns, 5
-principal_patterns, 3 pairwise_spread, 1 longer_memory and 0, composed by hand; 2, 6, 7, 10, 11 and
-13 lent ideas. Scores (0.7986, 0.8053, 0.8010 in 0, 15, 16) move by 0.01 with the machine's load, so
-further workloads decided. Balancedness: 0.8084, 0.8142, 0.8139. Cleaned by hand, same answers.
-
-Figures, held-out (`python -m eplb.bench.leaderboard`, seed 2026), to `fastest`: 0.7756 to 0.7765 on
-DeepSeek-V3 EP32, 0.5064 to 0.5084 on EP144, 0.7275 to 0.7261 with bursts, 0.9645 to 0.9542 without
-drift, 0.7958 to 0.7657 on noisy requests. On recorded requests to DeepSeek-V2-Lite that the run did
-not see, joined to 256 experts (published with ESFT; not part of this project): 0.815 to 0.784.
+- Placement. Greedy replication, all claims at once; packing in rounds, from both ends where hot
+  experts stand alone. Then pairs of GPUs swap replicas that most lower squared GPU loads over
+  forecast and patterns.
 
 Sources: https://github.com/deepseek-ai/EPLB for replication and LPT; scenarios are sample average
-approximation's. Not covered: trends, nodes, groups; a regime's first window stands alone.
+approximation's. Lineage in `docs/lineage.md`, figures in `docs/balancers.md`. Not covered: trends,
+nodes, groups; a regime's first window stands alone.
 """
 
 from functools import lru_cache
@@ -101,8 +91,8 @@ class History:
 
     loads: [MEMORY, layers * experts] float32; a row is one window, the oldest is overwritten
     product: [MEMORY, MEMORY], mean products of the loads of two windows
-    steps: squared distance of each window to the one before, oldest first
-    errors: [decays] squared error of each decay's forecasts in units of the steps, fading
+    steps: squared distance of each of the last windows to the one before
+    errors: [decays], squared error of each decay's forecasts in units of the steps, fading
     """
 
     MEMORY = 24
@@ -117,44 +107,34 @@ class History:
     def add(self, load):
         """Remember a window [layers, experts]; return the weight of each row in the forecast."""
         row = self.windows % self.MEMORY
-        new = self.loads[row]
+        new, product = self.loads[row], self.product
         scale = self.shape[1] / np.maximum(load.sum(axis=1, keepdims=True), 1e-30)
         np.multiply(load, scale, out=new.reshape(self.shape))
         self.windows += 1
         # NumPy's product of such a size may start threads.
-        products = torch.mv(torch.from_numpy(self.loads), torch.from_numpy(new)).numpy() / len(new)
-        self.product[row] = self.product[:, row] = products
-        square = np.diagonal(self.product)
-        distance = square + square[row] - 2 * self.product[row]
+        dot = torch.mv(torch.from_numpy(self.loads), torch.from_numpy(new)).numpy() / len(new)
+        product[row] = product[:, row] = dot
+        square = np.diagonal(product)
+        distance = square + square[row] - 2 * product[row]
         if self.windows > 1:
             self.steps = [*self.steps, distance[row - 1]][-16:]
-
-        age = (row - np.arange(self.MEMORY)) % self.MEMORY
+        steps = sorted(self.steps) or [0.0]
+        usual = steps[len(steps) // 2 if len(steps) > 2 else 0]
         # Windows that correlate by less than a half are not alike, whatever is usual.
-        alike = distance <= min(2 * self.usual_step(), square[row] - 1)
+        alike = distance <= min(2 * usual, square[row] - 1)
         if self.windows > 1 and alike[row - 1] and self.steps[-1] > 0:
-            self.judge(row)
+            # How far the last forecasts were from the window that came.
+            forecast = self.forecasts * (np.arange(self.MEMORY) != row)  # overwritten since
+            forecast /= forecast.sum(axis=1, keepdims=True)
+            error = (forecast @ product * forecast).sum(axis=1)
+            error += square[row] - 2 * forecast @ product[row]
+            self.errors = 0.9 * self.errors + error / self.steps[-1]
         alike[row] = True
+        age = (row - np.arange(self.MEMORY)) % self.MEMORY
         weight = (alike & (age < self.windows)) * DECAYS[:, None] ** age
         self.forecasts = weight / weight.sum(axis=1, keepdims=True)
-        usual = USUAL if self.windows > 2 else CAREFUL
-        best = (self.errors + DOUBT * np.abs(np.arange(len(DECAYS)) - usual)).argmin()
-        return self.forecasts[best]
-
-    def judge(self, row):
-        """Add up how far the last forecasts were from the window that came, in ``row``."""
-        forecast = self.forecasts.copy()
-        forecast[:, row] = 0  # overwritten since
-        forecast /= forecast.sum(axis=1, keepdims=True)
-        error = self.product[row, row] - 2 * forecast @ self.product[row]
-        error += ((forecast @ self.product) * forecast).sum(axis=1)
-        self.errors = 0.9 * self.errors + error / self.steps[-1]
-
-    def usual_step(self):
-        """How far apart consecutive windows of one regime usually are."""
-        if len(self.steps) < 3:
-            return min(self.steps, default=0.0)
-        return sorted(self.steps)[len(self.steps) // 2]
+        far = np.abs(np.arange(len(DECAYS)) - (USUAL if self.windows > 2 else CAREFUL))
+        return self.forecasts[(self.errors + DOUBT * far).argmin()]
 
     def columns(self, weight):
         """Forecast and main patterns of deviation from it: [1 + patterns, layers, experts]."""
@@ -165,10 +145,8 @@ class History:
             trust = min(1, windows / TRUSTED)
             apart = (np.eye(self.MEMORY) - mix) * (used * (trust / np.sqrt(windows)))
             gram = apart.T @ self.product @ apart
-            gram /= max(np.trace(gram), 1e-30)
             # The eighth power leaves the largest principal components.
-            for _ in range(3):
-                gram @= gram
+            gram = np.linalg.matrix_power(gram / max(np.trace(gram), 1e-30), 8)
             start = gram.diagonal().argsort()[-min(PATTERNS, windows - 1) :]
             mix = np.concatenate((mix, apart @ np.linalg.qr(gram[:, start])[0]), axis=1)
         known = torch.from_numpy(self.loads[: self.windows])
@@ -179,12 +157,18 @@ class History:
 history = History(0, 0)
 
 
-def pack_in_rounds(load, num_packs):
-    """Give every pack one item a round, the lightest pack the heaviest item.
+def deal(load, num_packs):
+    """Give every pack one item a round, the lightest pack the heaviest of those that are left.
 
     load: [rows, items] float64, ascending; returns the items' places, round * num_packs + pack
     """
     rows, items = load.shape
+    rounds = load.reshape(rows, -1, num_packs)
+    usual = rounds.mean(axis=2)
+    # How much less than others the heaviest pack can receive after the first round.
+    less = (usual[:, :-1] - rounds[:, :-1, 0]).sum(axis=1)
+    if items > 2 * num_packs and (rounds[:, -1, -1] - usual[:, -1] > less).any():
+        return deal_from_both_ends(load, num_packs)
     bits = (num_packs - 1).bit_length()
     place = np.empty((rows, items), dtype=np.int64)
     pack = np.arange(num_packs)
@@ -196,6 +180,72 @@ def pack_in_rounds(load, num_packs):
         put_labels(total, pack, bits)
         total.sort(axis=1)
         pack = labels(total, bits)
+    return place
+
+
+def set_aside(load, sums, num_packs):
+    """Find the packs of each row that are too heavy even with the lightest items.
+
+    load: [rows, items], ascending; sums: [rows, items + 1], the sum of the items before each
+
+    Pack k of them holds the k-th heaviest item and the k-th block of the lightest. Returns their
+    number [rows], and the mean load of the other packs [rows].
+    """
+    light = load.shape[1] // num_packs - 1
+    loads = np.diff(sums[:, : light * num_packs + 1 : light], axis=1)
+    loads += load[:, : -num_packs - 1 : -1]
+    rest = sums[:, -1:] - loads.cumsum(axis=1) + loads
+    rest /= np.arange(num_packs, 0, -1)
+    heavy = loads > rest
+    heavy[:, -1] = False
+    aside = heavy.argmin(axis=1)
+    return aside, rest[np.arange(len(load)), aside]
+
+
+def deal_from_both_ends(load, num_packs):
+    """Deal as `deal`, but packs that a heavy item would take too far take a light one instead.
+
+    Too far is above the mean even if items between the usual and the lightest followed. Packs that
+    are too heavy in any case get the lightest items beforehand.
+    """
+    rows, items = load.shape
+    capacity = items // num_packs
+    bits = (num_packs - 1).bit_length()
+    row, rank = np.arange(rows), np.arange(num_packs)
+    start = row * items
+    sums = np.zeros((rows, items + 1))
+    load.cumsum(axis=1, out=sums[:, 1:])
+    aside, mean = set_aside(load, sums, num_packs)
+    packs = num_packs - aside
+    # Places as if all packs were set aside; items of the others get theirs below.
+    place = np.empty((rows, items), dtype=np.int64)
+    place[:, items - num_packs :] = rank[::-1]
+    turn = np.arange(items - num_packs)
+    place[:, turn] = (1 + turn % (capacity - 1)) * num_packs + turn // (capacity - 1)
+    pack = (rank + aside[:, None]) % num_packs
+    waits = np.flatnonzero(rank >= packs[:, None])
+    total = np.zeros((rows, num_packs))
+    total.ravel()[waits] = 1e300
+    # Items first to last - 1 of a row are left; so many packs take light ones in this round.
+    first, last, light = aside * (capacity - 1), items - aside, 0 * aside
+    for left in range(capacity - 1, -1, -1):
+        heavy = rank < (packs - light)[:, None]
+        item = np.where(heavy, (start + last)[:, None], (start + first + packs)[:, None]) - rank - 1
+        item.ravel()[waits] = start[waits // num_packs]
+        place.ravel()[item] = pack + (capacity - 1 - left) * num_packs
+        total += load.ravel()[item]
+        put_labels(total, pack, bits)
+        total.sort(axis=1)
+        pack = labels(total, bits)
+        first += light
+        last -= packs - light
+        light = 0 * aside
+        if left > 1:
+            after = last - packs
+            usual = (sums[row, after] - sums[row, first]) / ((left - 1) * packs)
+            most = mean - load[row, after] - (left - 1) * (usual + load[row, first]) / 2
+            light += np.count_nonzero(total > most[:, None], axis=1) - aside
+    place[aside > 0, 0] = num_packs  # Waiting packs seemed to take it.
     return place
 
 
@@ -251,7 +301,7 @@ def place(columns, num_replicas, num_gpus, number_bits):
         load = np.concatenate((load, extra), axis=1)
         load.sort(axis=1)
 
-    at = pack_in_rounds(load, num_gpus) * rows + np.arange(rows)[:, None]
+    at = deal(load, num_gpus) * rows + np.arange(rows)[:, None]
     # Rows come last, so that neighbours in memory are treated alike.
     held = np.empty((num_replicas // num_gpus, num_gpus, rows), dtype=np.int32)
     held.ravel()[at] = labels(load, bits)
