@@ -70,7 +70,10 @@ def _array(source: Source | str, values: object, layers: Sequence[int] | None) -
     if hasattr(values, "detach"):
         # numpy has no bfloat16; a float64 holds every count that passes the checks.
         values = values.double() if values.is_floating_point() else values
-        return values.numpy()
+        try:
+            return values.detach().numpy()
+        except (TypeError, RuntimeError) as error:
+            raise UserError(f"{source} holds no plain array of numbers ({error})") from error
     try:
         return np.asarray(values)
     except (ValueError, OverflowError) as error:
