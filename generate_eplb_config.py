@@ -14,6 +14,7 @@ from eplb.common import DONE, exit_on_user_error
 from eplb.engines import generate
 from eplb.engines.planning import DEFAULT_PROGRAM
 from eplb.engines.registry import WRITTEN
+from eplb.throughput.profile import add_arguments
 
 
 def parse_arguments() -> argparse.Namespace:
@@ -48,6 +49,13 @@ def parse_arguments() -> argparse.Namespace:
         metavar="SHARE",
         help="plan without the last share of the iterations and measure on those, e.g. 0.2",
     )
+    add(
+        "--current",
+        type=Path,
+        metavar="FILE",
+        help="placement file that is deployed: fetch as little as can be, where it pays",
+    )
+    add_arguments(parser)
     return parser.parse_args()
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from textwrap import fill
@@ -12,9 +13,11 @@ from eplb.engines.choice import Choice
 from eplb.engines.format import Format
 from eplb.engines.load_table import compare, tabulate
 from eplb.engines.model import ExpertStatistics
+from eplb.engines.moves import from_current
 from eplb.engines.reading import spans
 from eplb.loads import experts_in_order
 from eplb.placement import Deployment
+from eplb.throughput.profile import DEFAULT, Serving
 
 
 @dataclass(frozen=True)
@@ -40,6 +43,9 @@ def generate(
     program_path: Path | None = None,
     format: str | None = None,
     validate: float | None = None,
+    current: Path | None = None,
+    hardware: Sequence[str] = (DEFAULT,),
+    dispatch: str = "even",
 ) -> Generated:
     """Write ``output_path`` from the recording at ``expert_statistic_path``; see the script's help.
 
@@ -67,14 +73,30 @@ def generate(
         return Generated(notes, _written(output_path, target, 0))
     deployment = _deployment(recorded)
     program = program_path or project_file(planning.DEFAULT_PROGRAM)
-    placement, choice, held_out = planning.plan(
-        recorded,
-        deployment,
-        program,
-        target.one_replica_per_gpu,
-        hidden=(expert_statistic_path,),
-        validate_share=validate,
-    )
+
+    def plan(statistics: ExpertStatistics, share: float | None = None):
+        hidden = (expert_statistic_path,)
+        one_each = target.one_replica_per_gpu
+        return planning.plan(statistics, deployment, program, one_each, hidden, share)
+
+    placement, choice, held_out = plan(recorded, validate)
+    moved = ""
+    if current is not None:
+        # The held-out iterations judge a plan that nobody has seen them for, moves included.
+        rehearsal, unseen = choice, held_out
+        if validate is not None:
+            _, rehearsal, unseen = plan(planning.split(recorded, validate)[0])
+        serving = Serving.of(hardware, dispatch, recorded.top_k)
+        placement, moved = from_current(
+            registry.read_placement(current),
+            str(current),
+            placement,
+            rehearsal.best,
+            unseen,
+            deployment,
+            serving,
+        )
+        moved = f"\n\n{moved}"
     placement = replace(placement, layer_updates_per_iter=layer_updates_per_iter)
     target.write_placement(output_path, placement)
     warnings = [*recorded.notes, *_warnings(target, recorded, deployment, layer_updates_per_iter)]
@@ -82,7 +104,7 @@ def generate(
         warnings.append("--num_groups has no effect with --num_nodes 1")
     summary = _figures(recorded, held_out, choice, deployment, validate is not None)
     spare = deployment.num_replicas - recorded.num_experts
-    return Generated(warnings, f"{summary}\n{_written(output_path, target, spare)}")
+    return Generated(warnings, f"{summary}{moved}\n{_written(output_path, target, spare)}")
 
 
 def _deployment(statistics: ExpertStatistics) -> Deployment:

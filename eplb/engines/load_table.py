@@ -14,8 +14,9 @@ from pathlib import Path
 import numpy as np
 
 from eplb.common import UserError, check_writable, replacing
-from eplb.loads import balancedness, gpu_loads, slot_loads
-from eplb.placement import ExpertPlacement
+from eplb.loads import balancedness, slot_loads
+from eplb.placement import Deployment, ExpertPlacement
+from eplb.throughput.dispatch import gpu_loads
 
 PLOT_SUFFIXES = (".png", ".svg", ".pdf")
 NAME_WIDTH = 48  # so that a comparison fits into 80 columns
@@ -64,18 +65,21 @@ def tabulate(
     loads: np.ndarray,
     placement: ExpertPlacement | None,
     num_gpus: int | None,
+    dispatch: str = "even",
+    num_nodes: int = 1,
 ) -> LoadTable:
     """The table of ``loads`` [iterations, layers, experts].
 
-    With a placement and ``num_gpus`` per GPU; with a placement alone per slot; with neither per
-    expert.
+    With a placement and ``num_gpus`` per GPU, under the rule ``dispatch`` of
+    `eplb.throughput.dispatch`; with a placement alone per slot; with neither per expert.
     """
     if placement is None:
         units = loads.astype(np.float64)
     elif num_gpus is None:
         units = slot_loads(loads, placement)
     else:
-        units = gpu_loads(loads, placement, num_gpus)
+        deployment = Deployment(placement.phy2log.shape[1], 1, num_nodes, num_gpus)
+        units = gpu_loads(loads, placement, deployment, dispatch)
     # Idle places become NaN here, and nanmean leaves them out from then on.
     units = np.where(loads.any(axis=2, keepdims=True), units, np.nan)
     mean = units.mean(axis=2)

@@ -223,3 +223,35 @@ def test_report_asks_for_what_the_files_do_not_tell(tmp_path):
     location.write_text(json.dumps({"layer_list": [{"device_list": devices}]}))
     with pytest.raises(UserError, match="--ep_size is 4, but the placement is one of 2 devices"):
         report(expert_statistic_path=counts, eplb_config=location, ep_size=4)
+
+
+def test_from_what_is_deployed_less_is_fetched_and_it_says_so(no_sandbox, recording, tmp_path):
+    """Also that what is deployed is what comes out of a recording that says nothing new."""
+    first, second = tmp_path / "first.yaml", tmp_path / "second.yaml"
+    shape = {"ep_size": 8, "num_slots": 320}
+    generated(recording, first, **shape)
+    told = generated(recording, second, current=first, **shape).summary
+    fetched = [int(n) for n in re.findall(r"(\d+) experts, ", told)]
+    assert len(fetched) == 3 and fetched[0] >= fetched[1] >= fetched[2]
+    assert registry.read_placement(second).phy2log.shape == (2, 320)
+    with pytest.raises(UserError, match="has 320 slots on 8 ranks, the plan 328 on 8"):
+        generated(recording, second, current=first, ep_size=8, num_slots=328)
+    held_out = generated(recording, second, current=first, validate=0.5, **shape).summary
+    assert "layers would not pay for their moves" in held_out
+
+
+def test_the_report_says_what_a_placement_gains_in_tokens_per_second(
+    no_sandbox, recording, tmp_path
+):
+    output = tmp_path / "placement.yaml"
+    generated(recording, output, ep_size=8, num_slots=320, validate=0.5)
+    options = {"expert_statistic_path": recording, "eplb_config": output, "validate": 0.5}
+    gains = {}
+    for rule in ("even", "lp"):
+        text, _ = report(**options, dispatch=rule, hardware=["b200", "decode.tokens_per_gpu=999"])
+        assert f"tokens per second on b200 decode.tokens_per_gpu=999, dispatch {rule}" in text
+        gains[rule] = [float(gain) for gain in re.findall(r"([\d.]+) x experts in order", text)]
+        assert len(gains[rule]) == 2 and min(gains[rule]) > 0.5
+    assert gains["lp"] >= gains["even"] and gains["lp"] != gains["even"]
+    with pytest.raises(UserError, match="--hardware nothing"):
+        report(**options, hardware=["nothing"])

@@ -14,7 +14,7 @@ from eplb.engines.moves import economical, relabel
 from eplb.loads import gpu_loads, migrated_experts
 from eplb.placement import Deployment, ExpertPlacement, node_locality
 from eplb.reference import place
-from eplb.throughput.profile import read
+from eplb.throughput.profile import Serving, read
 from eplb.throughput.worth import layer_seconds, moving_seconds
 from eplb.workload_model import PRESETS, generate
 from tests.strategies import deployments, random_loads, random_phy2log, seeds
@@ -95,15 +95,18 @@ def windows_of(preset, **changes):
     return generate(replace(PRESETS[preset], layers=12, **changes)).windows()
 
 
-def test_on_stationary_loads_a_third_at_most_is_fetched_and_little_balance_lost():
+@pytest.mark.parametrize("phases", [("prefill",), ("decode",), ("prefill", "decode")])
+def test_on_stationary_loads_a_third_at_most_is_fetched_and_little_balance_lost(phases):
+    serving = Serving({phase: H200[phase] for phase in phases})
     windows = windows_of("stationary")
     deployment = Deployment(288, 1, 4, 32)
     plain = [ExpertPlacement.from_phy2log(place(window, 288, 32), 256) for window in windows[:-1]]
-    sparing, before = [plain[0]], plain[0]
+    sparing, before, last = [plain[0]], plain[0], plain[0]
     for window, plan in zip(windows[1:], plain[1:]):
         relabelled = relabel(before, plan, deployment)
-        before = economical(before, relabelled, window, deployment, [H200["decode"]])
+        before = economical(before, relabelled, last, window, deployment, serving)
         sparing.append(before)
+        last = plan
 
     def fetched(placements):
         return sum(migrated_experts(*pair, 32) for pair in zip(placements, placements[1:]))
@@ -127,7 +130,7 @@ def test_a_layer_moves_where_it_pays_and_only_there():
     spread = np.arange(experts).reshape(8, 4).T.reshape(1, -1)
     after = ExpertPlacement.from_phy2log(np.tile(spread, (layers, 1)), experts)
     profile = H200["prefill"]
-    chosen = economical(before, after, load, deployment, [profile])
+    chosen = economical(before, after, after, load, deployment, Serving({"prefill": profile}))
     assert (chosen.phy2log[:2] == before.phy2log[:2]).all()
     assert (chosen.phy2log[2:] == after.phy2log[2:]).all()
     saved = layer_seconds(profile, load, before, deployment).sum()
@@ -135,7 +138,11 @@ def test_a_layer_moves_where_it_pays_and_only_there():
     assert saved > moving_seconds(profile, before, chosen, deployment)
     # A stall that the gain cannot pay keeps everything where it is.
     stalled = replace(profile, fixed_stall=2 * saved)
-    assert economical(before, after, load, deployment, [stalled]) is before
+    staying = economical(before, after, after, load, deployment, Serving({"prefill": stalled}))
+    assert staying is before
+    # Nor does a layer move whose rehearsal gained nothing.
+    idle = economical(before, after, before, load, deployment, Serving({"prefill": profile}))
+    assert idle is before
 
 
 @pytest.mark.parametrize("phase", ["prefill", "decode"])
@@ -145,7 +152,8 @@ def test_what_is_chosen_is_never_slower_than_to_stay_or_to_move_everything(phase
     profile = replace(H200[phase], steps_per_window=200)
     plans = [ExpertPlacement.from_phy2log(place(window, 288, 32), 256) for window in windows]
     for before, after, load in zip(plans, plans[1:], windows[1:]):
-        chosen = economical(before, after, load, deployment, [profile])
+        serving = Serving({phase: profile})
+        chosen = economical(before, after, after, load, deployment, serving)
         steps, moves = (
             [layer_seconds(profile, load, each, deployment).sum() for each in (before, chosen)],
             moving_seconds(profile, before, chosen, deployment),
