@@ -11,7 +11,7 @@ import sys
 from pathlib import Path
 
 from eplb.common import DONE, exit_on_user_error
-from eplb.engines import generate
+from eplb.engines.generate import generate
 from eplb.engines.planning import DEFAULT_PROGRAM
 from eplb.engines.registry import WRITTEN
 from eplb.throughput.profile import add_arguments
@@ -61,10 +61,10 @@ def parse_arguments() -> argparse.Namespace:
 
 def main() -> int:
     arguments = parse_arguments()
-    result = generate.generate(**vars(arguments))
-    for warning in result.warnings:
+    text, warnings = generate(**vars(arguments))
+    for warning in warnings:
         print(f"warning: {warning}", file=sys.stderr)
-    print(result.summary)
+    print(text)
     return DONE
 
 

@@ -31,7 +31,7 @@ def report(
     validate: float | None = None,
     hardware: Sequence[str] = (DEFAULT,),
     dispatch: str = "even",
-) -> tuple[str, tuple[str, ...]]:
+) -> tuple[str, list[str]]:
     """The report of the recording, projected onto ``eplb_config`` if there is one, and warnings."""
     load_table.check_plot(plot)
     placement = registry.read_placement(eplb_config) if eplb_config else None
@@ -44,7 +44,7 @@ def report(
     if placement is not None:
         placement = without_shared(placement, experts)
     num_gpus = None if per_expert else _ranks(statistics, placement, ep_size)
-    before, notes = None, statistics.notes
+    before, warnings = None, [*statistics.notes]
     if num_gpus is not None:
         slots = -(-experts // num_gpus) * num_gpus
         before = experts_in_order(len(layers), experts, slots)
@@ -54,7 +54,7 @@ def report(
         nodes = (statistics.num_nodes or 1) if num_gpus else 1
         rule = (dispatch, nodes)
         tables[eplb_config.name] = load_table.tabulate(layers, loads, aligned, num_gpus, *rule)
-        notes += (*placement.notes, *more)
+        warnings += [*placement.notes, *more]
     if plot is not None:
         load_table.plot(plot, tables, "expert or slot" if per_expert else "rank")
     text = _text(statistics, tables, num_gpus)
@@ -63,7 +63,7 @@ def report(
         serving = Serving.of(hardware, dispatch, statistics.top_k)
         served = f"tokens per second on {' '.join(hardware)}, dispatch {dispatch}"
         text += f"\n\n{served}:\n{_worths(serving, loads, aligned, deployment)}"
-    return text, notes
+    return text, warnings
 
 
 def _worths(

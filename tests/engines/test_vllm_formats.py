@@ -177,7 +177,7 @@ def test_a_folder_of_windows_is_planned_and_becomes_a_trace(tmp_path):
     loads = write_recording(folder / "load_3x16.jsonl")
     plan = tmp_path / "plan.json"
     made = generate(expert_statistic_path=folder, output_path=plan, format="vllm-41141")
-    assert f"EPLB_VLLM_PLACEMENT={plan}" in made.summary.replace("\n", " ")
+    assert f"EPLB_VLLM_PLACEMENT={plan}" in made[0].replace("\n", " ")
     assert registry.read_placement(plan).phy2log.shape == (3, 24)
     trace = tmp_path / "trace.json"
     generate(expert_statistic_path=folder, output_path=trace, format="trace")
