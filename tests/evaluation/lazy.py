@@ -18,6 +18,7 @@ from eplb.common import DONE, exit_on_user_error, project_file
 from eplb.evaluation.fresh import draw, mean_score, score_fresh
 from eplb.evaluation.measure import SEED, run_program
 from eplb.evaluation.scores import SCORINGS, Figures, PlacementScores, combined_scores
+from eplb.placement import Deployment
 from eplb.sandbox.runner import Refused, Sandbox
 from eplb.trace import History, read_trace
 
@@ -101,41 +102,41 @@ def by_heart(history: History, num_slots: int, num_gpus: int) -> str:
     return project_file(SEED).read_text() + _BY_HEART.format(text=text, shape=answers.shape)
 
 
+def programs(folder: Path, history: History, deployment: Deployment) -> dict[str, Path]:
+    """Every row of the table: the honest ones, the lazy ones and the one that knows the trace."""
+    rows = {path.name: path for path in [project_file(SEED), *HONEST]}
+    base, seed = (project_file(name).read_text() for name in (BASE, SEED))
+    sources = {f"{Path(BASE).name}, {name}": lazy(base, name) for name in LAZY}
+    sources[f"{SEED}, once"] = lazy(seed, "once")
+    sources["the trace by heart"] = by_heart(history, deployment.num_replicas, deployment.num_gpus)
+    for index, (name, source) in enumerate(sources.items()):
+        rows[name] = folder / f"{index}.py"
+        rows[name].write_text(source)
+    return rows
+
+
 def main() -> int:
     trace = read_trace(project_file("expert-load.json"))
     history, deployment = History.of(trace, trace.interval()), trace.deployment()
-    base = project_file(BASE).read_text()
-    sources = {f"{Path(BASE).name}, {name}": lazy(base, name) for name in LAZY}
-    sources["initial.py, once"] = lazy(project_file(SEED).read_text(), "once")
-    sources["the trace by heart"] = by_heart(history, deployment.num_replicas, deployment.num_gpus)
+    traces = draw(3)
+    print(f"| program | balancedness | {' | '.join(SCORINGS)} | eplb on fresh traces |")
+    print("|---" * (len(SCORINGS) + 3) + "|")
     with tempfile.TemporaryDirectory() as folder, Sandbox() as sandbox:
-        programs = {f"**{path.name}**": path for path in [project_file(SEED), *HONEST]}
-        for index, (name, source) in enumerate(sources.items()):
-            programs[name] = Path(folder) / f"{index}.py"
-            programs[name].write_text(source)
-        fresh = score_fresh(list(programs.values()), draw(3), sandbox)
-        print(f"| program | balancedness | {' | '.join(SCORINGS)} | eplb on fresh traces |")
-        print("|---|---|" + "---|" * (len(SCORINGS) + 1))
-        for (name, path), scores in zip(programs.items(), fresh, strict=True):
+        for name, path in programs(Path(folder), history, deployment).items():
+            options = {"repeats": 3, "time_seed": True}
             try:
-                run = run_program(
-                    sandbox, path, history.seen, deployment, repeats=3, time_seed=True
-                )
-            except Refused:
-                print(
-                    f"| {name} | refused |"
-                    + " 0 |" * len(SCORINGS)
-                    + f" {mean_score(scores):.3f} |"
-                )
+                run = run_program(sandbox, path, history.seen, deployment, **options)
+            except Refused as error:
+                print(f"| {name} | refused: {str(error)[:40]}… |" + " |" * (len(SCORINGS) + 1))
                 continue
             placed = PlacementScores(run.placements, history, deployment)
             figures = Figures.of(placed, run.seconds, run.seed_seconds)
-            cells = [
-                figures.balancedness_score,
-                *combined_scores(figures).values(),
-                mean_score(scores),
-            ]
-            print(f"| {name} | " + " | ".join(f"{cell:.3f}" for cell in cells) + " |")
+            cells = [figures.balancedness_score, *combined_scores(figures).values()]
+            if ", " not in name:
+                [fresh] = score_fresh([path], traces, sandbox)
+                cells.append(mean_score(fresh))
+            text = " | ".join(f"{cell:.3f}" for cell in cells)
+            print(f"| {name} | {text} |", flush=True)
     return DONE
 
 
