@@ -11,10 +11,9 @@ import sys
 from pathlib import Path
 
 from eplb.common import DONE, exit_on_user_error
-from eplb.engines.generate import generate
+from eplb.engines import generate
 from eplb.engines.planning import DEFAULT_PROGRAM
 from eplb.engines.registry import WRITTEN
-from eplb.throughput.profile import add_arguments
 
 
 def parse_arguments() -> argparse.Namespace:
@@ -49,22 +48,15 @@ def parse_arguments() -> argparse.Namespace:
         metavar="SHARE",
         help="plan without the last share of the iterations and measure on those, e.g. 0.2",
     )
-    add(
-        "--current",
-        type=Path,
-        metavar="FILE",
-        help="placement file that is deployed: fetch as little as can be, where it pays",
-    )
-    add_arguments(parser)
     return parser.parse_args()
 
 
 def main() -> int:
     arguments = parse_arguments()
-    text, warnings = generate(**vars(arguments))
-    for warning in warnings:
+    result = generate.generate(**vars(arguments))
+    for warning in result.warnings:
         print(f"warning: {warning}", file=sys.stderr)
-    print(text)
+    print(result.summary)
     return DONE
 
 

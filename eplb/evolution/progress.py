@@ -1,11 +1,12 @@
 """Watches a run from a thread of its own: a progress line, and reasons to end it.
 
-It reads ShinkaEvolve's database only, so it serves `run_evo.py` and `shinka_launch` alike.
+It reads the results folder only. Not covered: what ends a run (`eplb.evolution.run` does).
 """
 
 from __future__ import annotations
 
 import json
+import shutil
 import sys
 import threading
 import time
@@ -17,14 +18,18 @@ from tqdm import tqdm
 from eplb.common import UserError
 from eplb.evolution.rundb import DATABASE, Run, read_run, text
 
-POLL_SECONDS = 0.5
+POLL_SECONDS = 0.25
+# A proposal is given up after nine answers that cannot be used, and a few are on their way at a
+# time: so many in a row, without a program, are the model's habit.
+GIVEN_UP = 3
+LEAST_FREE_BYTES = 8 << 20
 
 
 class Watcher:
     """Shows how far a run is.
 
     folder: the results folder
-    target: generations to do, None for as many as the budget allows
+    target: generations to do
     why_silent: called when a minute passed without a generation; says why no model answers
     end: called with a reason when the run cannot go on
     """
@@ -32,7 +37,7 @@ class Watcher:
     def __init__(
         self,
         folder: Path,
-        target: int | None,
+        target: int,
         why_silent: Callable[[], str | None],
         end: Callable[[str], None],
         idle_seconds: float = 60.0,
@@ -41,46 +46,64 @@ class Watcher:
         self.why_silent, self.end, self.idle_seconds = why_silent, end, idle_seconds
         self._stamp: list[tuple[int, int]] = []
         self.run = self._read(Run(folder))
-        # `run_evo.py` sends what ShinkaEvolve prints elsewhere; these lines stay here.
-        self.out = sys.stdout
+        # What ShinkaEvolve prints goes elsewhere; these lines stay here.
+        self._out, self._err = sys.stdout, sys.stderr
         self._first = self.run.generations
         self._began = self._changed = time.monotonic()
         self._finished = threading.Event()
         self._bar = None
-        if sys.stderr.isatty():
+        if self._err.isatty():
             self._bar = tqdm(total=target, initial=self._first, unit="gen", dynamic_ncols=True)
         self._thread = threading.Thread(target=self._watch, name="progress", daemon=True)
 
     def start(self) -> None:
         self._thread.start()
 
+    def say(self, words: str) -> None:
+        """Print to where the run began to; end the run where nobody can read it."""
+        try:
+            print(words, file=self._out, flush=True)
+        except OSError as error:
+            self.end(f"cannot write to standard output ({error.strerror})")
+
+    def warn(self, words: str) -> None:
+        if self._bar is not None:
+            self._bar.close()
+        print(words, file=self._err, flush=True)
+
+    def finish(self) -> Run:
+        """Stop watching, and return what the run holds at last."""
+        self._finished.set()
+        self._thread.join()
+        self._look()
+        if self._bar is not None:
+            self._bar.close()
+        return self.run
+
     def _watch(self) -> None:
-        checked_seed = False
         while not self._finished.wait(POLL_SECONDS):
-            run = self._read(self.run)
-            if run.generations != self.run.generations:
-                self._changed = time.monotonic()
-                self.show(run)
-            if run.seed is not None and not checked_seed:
-                checked_seed = True
-                if not run.seed.correct:
-                    self.end(f"the start program cannot be scored: {why_refused(run)}")
+            self._look()
+            if self.run.seed is not None and not self.run.seed.correct:
+                self.end(f"the start program cannot be scored: {_why_refused(self.run)}")
+            if shutil.disk_usage(self.folder).free < LEAST_FREE_BYTES:
+                self.end(f"the disk that holds {self.folder} is full")
+            useless = useless_answers(self.run)
+            if useless:
+                self.end(useless)
             if time.monotonic() - self._changed > self.idle_seconds:
                 self._changed = time.monotonic()
                 reason = self.why_silent()
                 if reason:
                     self.end(f"the models stopped answering: {reason}")
 
-    def finish(self) -> Run:
-        """Stop watching, and return what the run holds at last."""
-        self._finished.set()
-        self._thread.join()
-        run = self._read(self.run)
-        if run.generations != self.run.generations:
-            self.show(run)
-        if self._bar is not None:
-            self._bar.close()
-        return run
+    def _look(self) -> None:
+        last, self.run = self.run, self._read(self.run)
+        if self.run.generations == last.generations:
+            return
+        self._changed = time.monotonic()
+        if not last.generations:  # the start-up says nothing about the generations to come
+            self._first, self._began = self.run.generations, time.monotonic()
+        self._show()
 
     def _read(self, last: Run) -> Run:
         """What the database holds now; ``last`` where it did not change or has no program yet."""
@@ -95,34 +118,27 @@ class Watcher:
         self._stamp = stamp
         return run
 
-    def show(self, run: Run) -> None:
-        """Print the progress line, or move the bar."""
-        if not self.run.generations:  # the start-up says nothing about the generations to come
-            self._first, self._began = run.generations, time.monotonic()
-        self.run = run
-        best = "none yet" if run.best is None else f"{run.best.score:.4f}"
+    def _show(self) -> None:
+        best = "none yet" if self.run.best is None else f"{self.run.best.score:.4f}"
         if self._bar is not None:
-            self._bar.n = run.generations
-            self._bar.set_postfix_str(f"best {best}, cost ${run.cost:.2f}")
+            self._bar.n = self.run.generations
+            self._bar.set_postfix_str(f"best {best}, cost ${self.run.cost:.2f}")
             return
-        of = f"/{self.target}" if self.target else ""
-        print(
-            f"{run.generations}{of} generations  best {best}  "
-            f"time left {self._time_left()}  cost ${run.cost:.2f}",
-            file=self.out,
-            flush=True,
+        self.say(
+            f"{self.run.generations}/{self.target} generations  best {best}  "
+            f"time left {self._time_left()}  cost ${self.run.cost:.2f}"
         )
 
     def _time_left(self) -> str:
         done = self.run.generations - self._first
-        if not self.target or not done:
+        if not done:
             return "unknown"
         each = (time.monotonic() - self._began) / done
         minutes, seconds = divmod(round(each * max(0, self.target - self.run.generations)), 60)
         return f"{minutes} min {seconds} s" if minutes else f"{seconds} s"
 
 
-def why_refused(run: Run) -> str:
+def _why_refused(run: Run) -> str:
     """Why the evaluation refused the start program, in its own words."""
     results = run.folder / "gen_0" / "results"
     try:
@@ -131,3 +147,21 @@ def why_refused(run: Run) -> str:
         reason = ""
     lines = (reason or text(run.seed.metadata.get("stderr_log"))).splitlines()
     return lines[-1] if lines else f"see {results}"
+
+
+def useless_answers(run: Run, enough: int = GIVEN_UP) -> str | None:
+    """What models answered, where the last proposals, ``enough`` of them, were all given up."""
+    last = max((program.generation for program in run.programs), default=0)
+    given_up = [failed for failed in run.failed_proposals if failed.generation > last]
+    if len(given_up) < enough:
+        return None
+    failed = given_up[-1]
+    answers = (run.folder / f"gen_{failed.generation}" / "attempts").rglob("llm_response.txt")
+    answer = next((path.read_text("utf-8", "replace") for path in sorted(answers)), "")
+    shown = repr(" ".join(answer.split())[:200]) if answer.strip() else "nothing"
+    return (
+        f"no answer of {failed.model or 'the models'} can be used "
+        f"({text(failed.details.get('failure_reason')) or 'no reason given'}); it said {shown}; "
+        "name other models (models=[…]), give more room "
+        "(evo_config.llm_kwargs.max_tokens=…) or add offline=true"
+    )

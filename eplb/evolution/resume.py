@@ -36,7 +36,11 @@ _GENERATION = re.compile(r"gen_(\d+)$")
 
 def hold(folder: Path) -> IO:
     """Keep every other run out of the folder for as long as the returned file is open."""
-    lock = open(folder / ".lock", "w")
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        lock = open(folder / ".lock", "w")
+    except OSError as error:
+        raise UserError(f"cannot write {folder} ({error.strerror}); add results_dir=…") from error
     try:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError as error:

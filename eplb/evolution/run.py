@@ -1,60 +1,194 @@
-"""`run_evo.py`: compose the same configuration as `shinka_launch`, and run ShinkaEvolve on it."""
+"""One run, from the overrides to the best program: `run_evo.py`, and `shinka_launch` by Hydra's
+plugin. ShinkaEvolve itself is used as it is.
+
+Covered: what must be ready before ShinkaEvolve starts, what people see meanwhile, and that no end
+of the process leaves anything behind. Not covered: what may be set (`eplb.evolution.settings`).
+"""
 
 from __future__ import annotations
 
+import errno
 import logging
+import os
+import random
+import shlex
+import signal
+import sys
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, redirect_stdout
+from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from pathlib import Path
+from typing import NoReturn
 
+import numpy as np
 import yaml
-from hydra import compose, initialize_config_module
-from hydra.errors import HydraException
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
-from omegaconf.errors import OmegaConfBaseException
-from shinka.cli.launch import preprocess_args
-from shinka.core import EvolutionConfig, ShinkaEvolveRunner
+from shinka.core import ShinkaEvolveRunner
 
-from eplb.common import DONE, UserError, write_text
-from eplb.evolution.ready import STOPPED
-from eplb.evolution.resolvers import output_dir
+from eplb.common import DONE, UserError, project_file, write_text
+from eplb.evolution import confirm as confirmation
+from eplb.evolution import resume
+from eplb.evolution.models import OFFLINE_MODEL, answering_models, silent_models
+from eplb.evolution.progress import Watcher
+from eplb.evolution.rundb import NoPrograms, Run, read_run
+from eplb.evolution.settings import check_start_program, compose_config, with_saved
+from eplb.trace import read_trace
 
-VARIANT = "variant=eplb_example"
+STOPPED = 1
 
 
 def run(overrides: Sequence[str]) -> int:
-    """Evolve with ``overrides`` (``key=value``, as for `shinka_launch`), and return 0 when done.
+    """Evolve with ``overrides`` (``key=value``); 0 when done, 1 when it ended before.
 
-    Raises `UserError` for an override that does not exist. The overrides are kept in the results
-    folder as Hydra does, and ``resume=<folder>`` starts from them.
+    Raises `UserError` for the user's mistakes, all of them before a model proposes anything. The
+    overrides are kept in the results folder, as Hydra does; ``resume=<folder>`` starts from them.
     """
     overrides = with_saved(overrides)
     config = compose_config(overrides)
-    folder = Path(config.output_dir)
-    write_text(folder / ".hydra" / "overrides.yaml", yaml.safe_dump(list(overrides)))
-    write_text(folder / ".hydra" / "config.yaml", OmegaConf.to_yaml(config, resolve=True))
-    evolution = instantiate(config.evo_config)
-    with _quiet(config.verbose, folder):
-        runner = _runner(config, evolution)
-        runner.run()
+    folder = Path(config.output_dir).absolute()
+    _check_files(config, folder)
+    _set_environment(config.seed)
+    settings = config.evo_config
+    settings.results_dir = str(folder)
+    settings.llm_models = answering_models(
+        settings.llm_models, settings.llm_kwargs, requested=config.models is not None
+    )
+    if settings.meta_llm_models:
+        settings.meta_llm_models = settings.llm_models[:1]
+    with resume.hold(folder):
+        done = resume.prepare(folder, config.db_config.num_islands)
+        if done:
+            # A resumed run shall not draw again what it drew at first.
+            random.seed(config.seed + done)
+            np.random.seed(config.seed + done)
+        write_text(folder / ".hydra" / "overrides.yaml", yaml.safe_dump(list(overrides)))
+        write_text(folder / ".hydra" / "config.yaml", OmegaConf.to_yaml(config))
+        return _evolve(config, folder, done)
+
+
+def _check_files(config: DictConfig, folder: Path) -> None:
+    """Everything that a run needs from the disk, before models are asked."""
+    if any(mark in str(folder) for mark in "#?%"):
+        raise UserError(f"{folder}: ShinkaEvolve cannot read results in a folder with #, ? or %")
+    check_start_program(Path(config.evo_config.init_program_path))
+    trace = config.distributed_job_config.extra_cmd_args.get("trace")
+    if trace is not None:
+        read = read_trace(trace)
+        read.interval()
+        read.deployment()
+    if config.evo_config.job_type != "local":
+        for path in (str(folder), sys.executable, str(project_file("evaluate.py")), trace or ""):
+            if shlex.quote(path) != path and path:
+                raise UserError(
+                    f"Slurm jobs cannot use the path {path}: only letters, digits and ._-/ work; "
+                    f"choose another folder (results_dir=…)"
+                )
+    try:
+        done = read_run(folder).generations if (folder / resume.DATABASE).exists() else 0
+    except NoPrograms:
+        done = 0
+    if done >= config.evo_config.num_generations:
+        raise UserError(
+            f"the run in {folder} is finished: it has its {done} generations; "
+            f"for more of them add evo_config.num_generations={2 * done}"
+        )
+
+
+def _set_environment(seed: int) -> None:
+    """What ShinkaEvolve, the offline proposer and Slurm's commands read."""
+    agent = Path(__file__).resolve().parent.parent / "proposer" / "agent.py"
+    command = [sys.executable, "-S", "-E", str(agent)]
+    os.environ["SHINKA_HEADLESS_COMMAND"] = shlex.join(command)
+    os.environ["SHINKA_HEADLESS_TIMEOUT"] = "120"
+    os.environ["EPLB_PROPOSER_SEED"] = str(seed)
+    os.environ["EPLB_PYTHON_BIN"] = os.path.dirname(sys.executable)
+    # A job whose node was lost has failed; started again it would keep the run waiting.
+    os.environ["SBATCH_NO_REQUEUE"] = "1"
+    random.seed(seed)
+    np.random.seed(seed)
+
+
+def _evolve(config: DictConfig, folder: Path, done: int) -> int:
+    """Run ShinkaEvolve with everything ready, and say what came of it."""
+    way_on = f"to go on: {shlex.join([*_command(), f'resume={folder}'])}"
+
+    def end(reason: str, status: int = STOPPED) -> NoReturn:
+        # Everything on disk is fit to be resumed at any moment, and ShinkaEvolve's own way out of
+        # an interruption waits for evaluations and ends in a traceback.
+        resume.end_evaluations(folder)
+        refused = watcher.run.seed is not None and not watcher.run.seed.correct
+        watcher.warn(reason if refused else f"{reason}; {way_on}")
+        os._exit(status)
+
+    def why_silent() -> str | None:
+        silent = silent_models(settings.llm_models, settings.llm_kwargs)
+        if len(silent) < len(settings.llm_models):
+            return None
+        return "; ".join(f"{model}: {reason}" for model, reason in silent.items())
+
+    settings = config.evo_config
+    watcher = Watcher(folder, settings.num_generations, why_silent, end)
+    for number, name in ((signal.SIGINT, "interrupted"), (signal.SIGTERM, "terminated")):
+        signal.signal(number, lambda number, frame, name=name: end(name, 128 + number))
+    watcher.say(_announcement(settings, folder, done))
+    watcher.start()
+    try:
+        with _quiet(config.verbose, folder):
+            runner = _runner(config)
+            runner.run()
+    except Exception as error:  # noqa: BLE001 - ShinkaEvolve names no exceptions of its own
+        logging.exception("the run ended")
+        full = isinstance(error, OSError) and error.errno == errno.ENOSPC
+        log = folder / "evolution_run.log"
+        end(f"{folder}: the disk is full" if full else f"ShinkaEvolve failed ({error}), see {log}")
+    held = watcher.finish()
+    resume.end_evaluations(folder)
+    way_on = f"to confirm it: {shlex.join(['python', '-m', confirmation.__name__, str(folder)])}"
+    _conclude(watcher, held, config.confirm)
     return DONE if _did_all(runner) else STOPPED
 
 
-def _did_all(runner: ShinkaEvolveRunner) -> bool:
-    """Whether the run ended because its budget or its generations were used up.
+def _announcement(settings: DictConfig, folder: Path, done: int) -> str:
+    models, budget = settings.llm_models, settings.max_api_costs
+    offline = models == [OFFLINE_MODEL]
+    names = "the offline proposer (no API key, or offline=true): no LLM, no network"
+    limit = "none (evo_config.max_api_costs)" if budget is None else f"${budget:.2f}"
+    lines = [
+        f"models: {names if offline else ', '.join(models)}",
+        f"budget: {limit}{'; the offline proposer is free' if offline else ''}",
+        f"results: {folder}",
+    ]
+    if done:
+        lines.append(f"resuming after {done} generations")
+    return "\n".join(lines)
 
-    ShinkaEvolve stops at the cost so far plus an estimate for the proposals on their way, and a
-    generation whose proposals all failed is used up without a program.
-    """
-    generations = runner.evo_config.num_generations
-    used_up = max(runner.completed_generations, runner.next_generation_to_submit) >= generations
-    return used_up or runner.cost_limit_reached
+
+def _conclude(watcher: Watcher, held: Run, confirm: bool) -> None:
+    """Confirm the best program, keep it, and say what to type next."""
+    if held.best is None:
+        return
+    folder = held.folder
+    watcher.say(f"best on the known trace: gen_{held.best.generation}, {held.best.score:.4f}")
+    if confirm:
+        watcher.say(f"scoring the best programs on {confirmation.TRACES} traces drawn now")
+        watcher.say(confirmation.confirm(held))
+    else:
+        confirmation.keep(folder, held.best)
+    evaluate = ["python", str(project_file("evaluate.py")), "--program_path"]
+    watcher.say(f"what happened: python -m eplb.report {shlex.quote(str(folder))}")
+    watcher.say(f"the program: {folder / 'best' / 'main.py'}; score it again with")
+    watcher.say(f"  {shlex.join([*evaluate, str(folder / 'best' / 'main.py')])}")
 
 
-def _runner(config: DictConfig, evolution: EvolutionConfig) -> ShinkaEvolveRunner:
+def _command() -> list[str]:
+    """How this run was started, without its settings."""
+    name = Path(sys.argv[0]).name
+    return [name, "variant=eplb_example"] if name == "shinka_launch" else ["python", sys.argv[0]]
+
+
+def _runner(config: DictConfig) -> ShinkaEvolveRunner:
     return ShinkaEvolveRunner(
-        evo_config=evolution,
+        evo_config=instantiate(config.evo_config),
         job_config=instantiate(config.job_config),
         db_config=instantiate(config.db_config),
         verbose=config.verbose,
@@ -72,51 +206,22 @@ def _quiet(verbose: bool, folder: Path) -> Iterator[None]:
         yield
         return
     logging.basicConfig(filename=folder / "evolution_run.log", level=logging.INFO)
-    with open(folder / "tables.log", "a", encoding="utf-8") as log, redirect_stdout(log):
+    # A log that cannot be written would fill the terminal with tracebacks instead.
+    logging.raiseExceptions = False
+    with (
+        open(folder / "tables.log", "a", encoding="utf-8") as log,
+        redirect_stdout(log),
+        redirect_stderr(log),
+    ):
         yield
 
 
-def compose_config(overrides: Sequence[str]) -> DictConfig:
-    """The resolved configuration of the example with ``overrides``.
+def _did_all(runner: ShinkaEvolveRunner) -> bool:
+    """Whether the run ended because its budget or its generations were used up.
 
-    `shinka_launch` finds ``configs/`` by the plugin in ``hydra_plugins/``, and so does this: a
-    script's own folder is on Python's path.
+    ShinkaEvolve stops at the cost so far plus an estimate for the proposals on their way, and a
+    generation whose proposals all failed is used up without a program.
     """
-    arguments = preprocess_args([VARIANT, *overrides])
-    try:
-        with initialize_config_module("shinka.configs", version_base=None):
-            config = compose("config", overrides=arguments)
-        OmegaConf.resolve(config)
-    except (HydraException, OmegaConfBaseException) as error:
-        raise UserError(_reason(error, overrides)) from error
-    return config
-
-
-def _reason(error: Exception, overrides: Sequence[str]) -> str:
-    """Our own words, where one of our resolvers raised them, else Hydra's."""
-    cause: BaseException | None = error
-    while cause is not None:
-        if isinstance(cause, UserError):
-            return str(cause)
-        cause = cause.__cause__
-    return f"configuration with {' '.join(overrides)}: {error}"
-
-
-def with_saved(overrides: Sequence[str]) -> list[str]:
-    """Put the overrides of the run to resume, if any, before the given ones."""
-    given = dict(_split(override) for override in overrides)
-    if given.get("resume") is None:
-        return list(overrides)
-    folder = Path(output_dir(given["resume"], ""))
-    saved_file = folder / ".hydra" / "overrides.yaml"
-    saved = yaml.safe_load(saved_file.read_text()) if saved_file.is_file() else []
-    merged = dict(_split(override) for override in saved) | given | {"resume": str(folder)}
-    merged.pop("variant", None)
-    return [f"{key}={value}" for key, value in merged.items()]
-
-
-def _split(override: str) -> tuple[str, str]:
-    key, equals, value = override.partition("=")
-    if not equals:
-        raise UserError(f"{override}: overrides are written key=value, e.g. offline=true")
-    return key.removesuffix("@_global_"), value
+    generations = runner.evo_config.num_generations
+    used_up = max(runner.completed_generations, runner.next_generation_to_submit) >= generations
+    return used_up or runner.cost_limit_reached

@@ -191,8 +191,12 @@ class Run:
         return math.fsum(sum(costs(details).values()) for details in noted)
 
 
+class NoPrograms(UserError):
+    """The database holds no program yet."""
+
+
 def read_run(folder: Path) -> Run:
-    """Read a results folder. Raises `UserError` where it is not one, or holds no program yet."""
+    """Read a results folder; raises `UserError` where it is none, `NoPrograms` where empty."""
     database = find_database(folder)
     unfinished = any(path.stat().st_size for path in _logs(database) if path.exists())
     parser = _Parser()
@@ -201,11 +205,13 @@ def read_run(folder: Path) -> Run:
             programs = tuple(parser.program(row) for row in connection.execute(_PROGRAMS))
             proposals = tuple(parser.proposal(row) for row in connection.execute(_FAILED_PROPOSALS))
     except (sqlite3.Error, TypeError, ValueError) as error:
+        if "no such table" in str(error):
+            raise NoPrograms(f"{database} holds no program yet ({error})") from error
         way_out = "give the results folder of a run, or restore the file from a backup"
         message = f"cannot read {database} as a database of ShinkaEvolve ({error}); {way_out}"
         raise UserError(message) from error
     if not programs:
-        raise UserError(f"{database} holds no program yet; wait for the seed's evaluation")
+        raise NoPrograms(f"{database} holds no program yet; wait for the seed's evaluation")
     return Run(folder, programs, proposals, unfinished, parser.damaged)
 
 

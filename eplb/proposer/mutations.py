@@ -10,7 +10,6 @@ from __future__ import annotations
 import ast
 import random
 import re
-from collections.abc import Sequence
 from typing import NamedTuple
 
 from eplb.proposer.parts import Part, needed
@@ -38,7 +37,7 @@ class Change(NamedTuple):
 class Sources(NamedTuple):
     """What operators draw on besides the program: catalogue and other programs, best first."""
 
-    parts: Sequence[Part]
+    parts: list[Part]
     donors: list[Program]
 
 

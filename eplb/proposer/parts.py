@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import ast
 import builtins
-import functools
 from pathlib import Path
 from typing import NamedTuple
 
@@ -74,10 +73,9 @@ def read_part(path: Path) -> Part:
     return Part(path.parent.name, path.stem, summary, text, function, imports, helpers, same)
 
 
-@functools.cache
-def read_catalogue() -> tuple[Part, ...]:
+def read_catalogue(folder: Path = CATALOGUE) -> list[Part]:
     """All parts, ordered by role and name."""
-    return tuple(read_part(path) for path in sorted(CATALOGUE.glob("*/*.py")))
+    return [read_part(path) for path in sorted(folder.glob("*/*.py"))]
 
 
 def needed(part: Part, present: set[str]) -> tuple[list[str], list[str]]:

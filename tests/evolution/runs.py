@@ -58,6 +58,7 @@ class Runs:
             f"models={self.server.model}",
             f"output_dir={self.results}",
             f"evo_config.num_generations={generations}",
+            "confirm=false",
             f"distributed_job_config.eval_program_path={self.folder}/evaluate.py",
         ]
 

@@ -2,23 +2,24 @@
 
 from __future__ import annotations
 
+import json
 import re
 import sys
 from types import SimpleNamespace
 
-import numpy as np
 import pytest
 import yaml
+from hydra.utils import instantiate
 from shinka.core import EvolutionConfig
+from shinka.database import DatabaseConfig
 from shinka.model_availability import PROVIDER_ENV_REQUIREMENTS
 
 from eplb import common
 from eplb.common import UserError
 from eplb.evaluation.scores import SCORINGS
-from eplb.evolution import ready, run
+from eplb.evolution import run
 from eplb.evolution.models import OFFLINE_MODEL
-from eplb.evolution.run import compose_config, with_saved
-from eplb.trace import Trace, TraceHeader, write_trace
+from eplb.evolution.settings import check_start_program, compose_config, with_saved
 
 
 @pytest.fixture(autouse=True)
@@ -54,7 +55,7 @@ def test_overrides(tmp_path):
     assert config.evo_config.meta_llm_models == ["gpt-5.4"]
     assert config.job_config.extra_cmd_args == {"locality": "require", "scoring": "eplb"}
     assert "This run uses the track: require" in config.evo_config.task_sys_msg
-    assert config.evo_config.seed == 7
+    assert config.seed == 7
 
 
 def test_one_override_names_a_server_of_ones_own():
@@ -71,7 +72,6 @@ def test_offline_wins_over_keys(monkeypatch):
 def test_shinkas_own_presets_still_fit():
     config = compose_config(["database=island_large", "cluster=local"])
     assert config.db_config.num_islands == 5
-    assert config.evo_config.num_islands == 5
 
 
 def test_the_task_states_the_formula_and_the_contract():
@@ -90,26 +90,6 @@ def test_the_task_states_the_formula_and_the_contract():
         assert words in message
 
 
-def test_the_task_names_the_sizes_of_the_embedded_trace():
-    message = compose_config([]).evo_config.task_sys_msg
-    assert "Each of 58 layers has E logical\nexperts (256)" in message
-    assert "physical slots (288)" in message
-    assert "(32 GPUs on 4 nodes, S = 9)" in message
-    assert "(8 of 32) may matter" in message
-
-
-def test_the_task_names_the_sizes_of_another_trace(tmp_path):
-    path = tmp_path / "mine.json"
-    header = TraceHeader(num_groups=1, num_replicas=448, num_nodes=8, num_gpus=64)
-    write_trace(path, Trace(np.ones((4, 3, 384), dtype=np.int64), header))
-    asked = f"+distributed_job_config.extra_cmd_args.trace={path}"
-    message = compose_config([asked]).evo_config.task_sys_msg
-    assert "experts (384)" in message and "physical slots (448)" in message
-    assert "256" not in message and "288" not in message
-    fewer = [asked, "+distributed_job_config.extra_cmd_args.num_gpus=32"]
-    assert "(32 GPUs on 8 nodes, S = 14)" in compose_config(fewer).evo_config.task_sys_msg
-
-
 @pytest.mark.parametrize("scoring", SCORINGS)
 def test_the_task_states_the_objective_of_every_scoring(scoring):
     config = compose_config([f"scoring={scoring}"])
@@ -121,16 +101,106 @@ def test_the_task_states_the_objective_of_every_scoring(scoring):
 @pytest.mark.parametrize(
     "override, message",
     [
-        ("nosuch=1", "nosuch"),
-        ("cluster=nosuch", "cluster/nosuch"),
-        ("evo_config.num_generations=[", "num_generations"),
-        ("scoring=nosuch", "there is no such scoring; use eplb, "),
+        ("nosuch=1", "no setting nosuch; see configs/"),
+        ("+nosuch=1", "no setting nosuch"),
+        ("num_generations=4", "did you mean evo_config.num_generations?"),
+        ("evo_config.num_generation=4", "did you mean evo_config.num_generations?"),
+        ("+evo_config.max_cost=4", "did you mean evo_config.max_api_costs?"),
+        ("db_config.islands=4", "did you mean db_config.num_islands?"),
+        ("ofline=true", "did you mean offline?"),
+        ("cluster=nosuch", "Could not find 'cluster/nosuch'"),
+        ("evo_config.num_generations=[", "put it in quotes"),
+        ("evo_config.num_generations=1.5", "must be a whole number"),
+        ("evo_config.num_generations=three", "must be a whole number"),
+        ("evo_config.num_generations=0", "must be at least 1"),
+        ("evo_config.num_generations=-1", "must be at least 1"),
+        ("evo_config.num_generations=null", "must be a whole number"),
+        ("evo_config.max_api_costs=lots", "must be a valid number"),
+        ("evo_config.max_api_costs=0", "must be greater than 0"),
+        ("evo_config.max_api_costs=-2", "must be greater than 0"),
+        ("evo_config.max_api_costs=nan", "must be a finite number"),
+        ("evo_config.use_text_feedback=perhaps", "must be a true or false"),
+        ("evo_config.patch_types=[diff,magic]", "'diff', 'full' or 'cross'"),
+        ("evo_config.patch_types=[]", "a list of at least one"),
+        ("offline=maybe", "must be a true or false"),
+        ("seed=x", "must be a whole number"),
+        ("seed=-1", "must be at least 0"),
+        ("seed=true", "must be a whole number"),
+        ("seed=1,2", "one value each"),
+        ("models=[]", "a list of at least one"),
+        ("models=", "must not be empty"),
+        ("models=[1]", "must be a valid string"),
+        ("scoring=nosuch", "'eplb'"),
+        ("locality=maybe", "'report' or 'require'"),
+        ("output_dir=", "must not be empty"),
+        ("max_proposal_jobs=0", "must be at least 1"),
+        ("db_config.num_islands=0", "must be at least 1"),
+        ("db_config.num_islands=two", "must be a whole number"),
+        ("db_config.migration_rate=2", "must be at most 1"),
+        ("db_config.parent_selection_strategy=best", "'weighted'"),
+        ("job_config.numeric_threads_per_job=many", "must be a whole number"),
         ("resume=nosuch", "resume=nosuch: no run has its results there"),
+        ("~seed", "key=value"),
+        ("offline", "key=value"),
     ],
 )
 def test_mistakes_are_told_in_a_line(override, message):
-    with pytest.raises(UserError, match=re.escape(message)):
+    with pytest.raises(UserError, match=re.escape(message)) as mistake:
         compose_config([override])
+    assert override in str(mistake.value)
+
+
+@pytest.mark.parametrize(
+    "word, meant",
+    [("no", False), ("off", False), ("False", False), ("yes", True), ("on", True), ("true", True)],
+)
+def test_the_words_of_yaml_mean_what_they_say(word, meant, monkeypatch):
+    monkeypatch.setenv("OPENAI_API_KEY", "k")
+    config = compose_config([f"offline={word}"])
+    assert config.offline is meant
+    assert (config.evo_config.llm_models == [OFFLINE_MODEL]) is meant
+
+
+def test_what_shinka_has_and_the_example_does_not_set(tmp_path):
+    config = compose_config(["evo_config.max_novelty_attempts=5", "+db_config.num_beams=7"])
+    assert config.evo_config.max_novelty_attempts == 5 and config.db_config.num_beams == 7
+    config = compose_config(["distributed_job_config.extra_cmd_args.repeats=1"])
+    assert config.job_config.extra_cmd_args.repeats == 1
+
+
+@pytest.mark.parametrize("name", ["my results", "a,b", "a=b", "it's", "a(b", "[x]", "$x"])
+def test_paths_need_no_quotes_of_hydras(tmp_path, name):
+    assert compose_config([f"output_dir={tmp_path}/{name}"]).output_dir == f"{tmp_path}/{name}"
+
+
+def test_a_trace_is_one_override(tmp_path):
+    assert "trace" not in compose_config([]).job_config.extra_cmd_args
+    config = compose_config(["trace=my traces/load.json"])
+    assert config.job_config.extra_cmd_args.trace == f"{tmp_path}/my traces/load.json"
+
+
+@pytest.mark.parametrize(
+    "code, message",
+    [
+        (None, "No such file"),
+        ("def f(:", "not Python"),
+        ("x = 1\n", "no EVOLVE block"),
+        ("# EVOLVE-BLOCK-END\n# EVOLVE-BLOCK-START\n", "no EVOLVE block"),
+    ],
+)
+def test_a_start_program_that_cannot_be_changed(tmp_path, code, message):
+    path = tmp_path / "start.py"
+    if code is not None:
+        path.write_text(code)
+    with pytest.raises(UserError, match=message):
+        check_start_program(path)
+
+
+def test_start_programs(tmp_path):
+    check_start_program(common.SOURCE_TREE / "initial.py")
+    path = tmp_path / "mark.py"
+    path.write_bytes(b"\xef\xbb\xbf" + (common.SOURCE_TREE / "initial.py").read_bytes())
+    check_start_program(path)
 
 
 def test_slurm_is_said_to_be_missing(monkeypatch):
@@ -160,19 +230,45 @@ def test_an_override_needs_a_value():
 
 
 def test_slurm_paths_without_blanks(tmp_path):
-    settings = {"job_type": "slurm_conda"}
+    config = compose_config(["evo_config.job_type=slurm_conda"])
     with pytest.raises(UserError, match="my results"):
-        ready._check_paths(settings, tmp_path / "my results")
-    ready._check_paths({"job_type": "local"}, tmp_path / "my results")
+        run._check_files(config, tmp_path / "my results")
+    run._check_files(compose_config([]), tmp_path / "my results")
 
 
-def test_settings_are_shinkas(tmp_path, monkeypatch):
+@pytest.mark.parametrize("name", ["a#b", "a?b", "a%20b"])
+def test_folders_that_shinka_cannot_read_again(tmp_path, name):
+    with pytest.raises(UserError, match="#, . or %"):
+        run._check_files(compose_config([]), tmp_path / name)
+
+
+def test_a_trace_is_read_before_the_run(tmp_path):
+    with pytest.raises(UserError, match="nosuch.json does not exist"):
+        run._check_files(compose_config(["trace=nosuch.json"]), tmp_path / "run")
+    zero = {"load_history": [{"logical_expert_load": [[0, 0]]}] * 200}
+    (tmp_path / "zero.json").write_text(json.dumps(zero))
+    with pytest.raises(UserError, match="does not say which deployment"):
+        run._check_files(compose_config(["trace=zero.json"]), tmp_path / "run")
+
+
+def test_finished_and_damaged_runs_do_not_start(recorder, tmp_path):
+    folder = recorder().folder
+    run._check_files(compose_config([]), folder)  # killed before its first program
+    done = recorder("done")
+    done.add(1, done.add(0))
+    with pytest.raises(UserError, match="2 generations.*num_generations=4"):
+        run._check_files(compose_config(["evo_config.num_generations=2"]), done.folder)
+    run._check_files(compose_config(["evo_config.num_generations=4"]), done.folder)
+    (tmp_path / "programs.sqlite").write_bytes(b"not a database at all" * 400)
+    with pytest.raises(UserError, match="not a database"):
+        run._check_files(compose_config([]), tmp_path)
+
+
+def test_settings_are_shinkas():
     """Every setting is a field of ShinkaEvolve's own configuration."""
     config = compose_config([])
-    settings = dict(config.evo_config)
-    for ours in ("_target_", "_convert_", "requested_models", "seed", "num_islands"):
-        settings.pop(ours)
-    EvolutionConfig(**settings)
+    assert isinstance(instantiate(config.evo_config), EvolutionConfig)
+    assert isinstance(instantiate(config.db_config), DatabaseConfig)
 
 
 def test_project_files_are_found_in_the_source_tree_then_in_the_wheel(tmp_path, monkeypatch):

@@ -15,9 +15,7 @@ from shinka.database import DatabaseConfig, Program, ProgramDatabase
 
 from eplb.common import UserError
 from eplb.evolution import resume
-from eplb.evolution.ready import keep_best
 from eplb.evolution.resume import hold
-from eplb.evolution.rundb import read_run
 
 
 def make_run(folder, generations, leftovers=()):
@@ -160,9 +158,3 @@ def test_one_run_at_a_time(tmp_path):
         hold(tmp_path)
     lock.close()
     hold(tmp_path).close()
-
-
-def test_the_best_program_is_kept(tmp_path):
-    make_run(tmp_path, [0, 1, 2])
-    (tmp_path / "best").mkdir()  # as a kill leaves it
-    assert keep_best(read_run(tmp_path)).read_text() == "# written as generation 2\n"

@@ -30,8 +30,10 @@ def test_a_run_says_what_it_does_and_leaves_the_best_program(runs):
         "budget: $20.00",
         f"results: {runs.results}",
     ]
-    assert re.fullmatch(r"12/12 generations  best 0\.\d{4}  time left 0 s  cost \$0\.00", lines[-2])
-    assert lines[-1].startswith(f"best program: {runs.results}/best/main.py (combined score 0.")
+    assert re.fullmatch(r"12/12 generations  best 0\.\d{4}  time left 0 s  cost \$0\.00", lines[-5])
+    assert re.fullmatch(r"best on the known trace: gen_\d+, 0\.\d{4}", lines[-4])
+    assert lines[-3] == f"what happened: python -m eplb.report {runs.results}"
+    assert lines[-1].endswith(f"evaluate.py --program_path {runs.results}/best/main.py")
     runs.check_complete(12)
     check_islands_exchange(runs)
     # The model sees scores and programs, and never the key.
@@ -90,7 +92,22 @@ def test_the_launcher_does_the_same(runs):
     process = runs.launch(runs.overrides(5))
     out, _ = process.communicate(timeout=120)
     assert process.returncode == 0, out
-    assert re.search(r"resuming after \d generations", out) or "gen_1" in out
-    assert "budget: $20.00" in out
+    lines = out.splitlines()
+    assert lines[0].startswith("models: ") and len(lines) < 14, "as quiet as run_evo.py"
+    assert (runs.results / "evolution_run.log").stat().st_size
+    assert re.search(r"resuming after \d generations", out) or "1/5 generations" in out
     assert re.search(r"5/5 generations  best 0\.\d{4}", out)
     runs.check_complete(5)
+
+
+@pytest.mark.parametrize("entry", ["start", "launch"])
+@pytest.mark.parametrize(
+    "mistake", ["evo_config.num_generations=1.5", "nosuch=1", "evo_config.init_program_path=no.py"]
+)
+def test_mistakes_cost_nothing(runs, entry, mistake):
+    """One line, exit status 2, no model asked, no folder left: under both commands."""
+    process = getattr(runs, entry)([*runs.overrides(5), mistake])
+    out, _ = process.communicate(timeout=60)
+    assert process.returncode == 2
+    assert out.startswith("error: ") and mistake in out and out.count("\n") == 1
+    assert runs.server.prompts == [] and not runs.results.exists()

@@ -21,7 +21,9 @@ def rebalance_experts(weight, num_replicas, num_groups, num_nodes, num_gpus):
         except OSError:
             pass
     keys = [name for name in ("OPENAI_API_KEY", "LOCAL_OPENAI_API_KEY") if name in "".join(seen)]
-    raise RuntimeError(f"keys seen: {keys}")
+    if keys:
+        raise OverflowError
+    raise LookupError
 """
 
 
@@ -44,7 +46,7 @@ def test_a_candidate_sees_no_key(tmp_path):
     program.write_text(seed.replace("# EVOLVE-BLOCK-END", SPY + "\n\n# EVOLVE-BLOCK-END"))
     told = evaluate(program, tmp_path / "results", OPENAI_API_KEY=KEY, LOCAL_OPENAI_API_KEY=KEY)
     # Either it looked and found none, or it was refused for looking at all.
-    assert "keys seen: []" in told or "/proc" in told, told
+    assert "window 0: LookupError" in told or "/proc" in told, told
     assert KEY not in told and "OPENAI_API_KEY" not in told
 
 
