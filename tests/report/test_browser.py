@@ -183,6 +183,11 @@ addEventListener("load", () => {
   const up = cells().join(" ");
   document.querySelector(".mark").dispatchEvent(new PointerEvent("pointerenter"));
   location.hash = "#program-3";
+  const cut = () => {
+    for (const name of document.querySelectorAll(".name")) name.textContent = "long_".repeat(24);
+    const regions = [...document.querySelectorAll(".scroll")];
+    return regions.filter((r) => r.scrollWidth > r.clientWidth).map((r) => r.ariaLabel);
+  };
   setTimeout(() => {
     const result = document.createElement("pre");
     result.id = "checks";
@@ -191,6 +196,7 @@ addEventListener("load", () => {
       tip: document.getElementById("tip").textContent,
       open: document.getElementById("all-programs").open,
       wide: document.documentElement.scrollWidth > innerWidth,
+      cut: cut(),
     });
     document.body.append(result);
   }, 200);
@@ -199,7 +205,7 @@ addEventListener("load", () => {
 """
 
 
-@pytest.mark.parametrize("width", [500, 1200])
+@pytest.mark.parametrize("width", [500, 1280])
 def test_sorting_tooltips_links_and_width(
     finished_run: Path, browser: Browser, tmp_path: Path, width: int
 ) -> None:
@@ -217,3 +223,5 @@ def test_sorting_tooltips_links_and_width(
     assert checks["tip"].startswith("generation ")
     assert checks["open"], "a link to a program opens the table that it is in"
     assert not checks["wide"], "the page itself never scrolls sideways"
+    cut = [label for label in checks["cut"] if width == 1280 or label.startswith("Figure")]
+    assert cut == [], "figures fit everywhere, tables at 1280 pixels"
