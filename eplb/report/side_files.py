@@ -1,7 +1,8 @@
-"""What the folders ``gen_<generation>`` of a run say: failed evaluations and edits, by reason.
+"""What lies beside a run's database: failed evaluations and edits, and what was confirmed.
 
-Read: ``results/correct.json`` (why an evaluation failed) and ``attempts/…/metadata.json`` (edits
-that could not be applied). Not covered: the database (`eplb.evolution.rundb`).
+Read: of each ``gen_<generation>`` folder ``results/correct.json`` (why an evaluation failed) and
+``attempts/…/metadata.json`` (edits that could not be applied), and ``best/confirmation.json``
+(scores on unseen traces). Not covered: the database (`eplb.evolution.rundb`).
 """
 
 from __future__ import annotations
@@ -37,6 +38,54 @@ def failed_edits(folder: Path) -> Iterator[FailedEdit]:
         generation = finite(attempt.get("generation"))
         if attempt.get("success") is False and generation is not None:
             yield FailedEdit(int(generation), text(attempt.get("error_msg")))
+
+
+@dataclass(frozen=True)
+class Finalist:
+    """A program that was scored on unseen traces, and what it scored on the known one.
+
+    scores: one a trace; None where it was refused
+    """
+
+    generation: int
+    id: str
+    name: str
+    known: float
+    fresh: float
+    scores: tuple[float | None, ...]
+
+
+@dataclass(frozen=True)
+class Confirmation:
+    """The best programs of a run on unseen traces, the best there first.
+
+    traces: preset and seed of each
+    """
+
+    traces: tuple[tuple[str, str], ...]
+    finalists: tuple[Finalist, ...]
+
+
+def confirmation(folder: Path) -> Confirmation | None:
+    """What ``best/confirmation.json`` says; None where there is none, or not a whole one."""
+    try:
+        rows = _side_file(folder / "best" / "confirmation.json")["programs"]
+        finalists = sorted(map(_finalist, rows), key=lambda each: (-each.fresh, -each.known))
+        traces = tuple((text(each["trace"]), text(each["seed"])) for each in rows[0]["scores"])
+    except (KeyError, IndexError, TypeError, ValueError):
+        return None
+    whole = all(len(each.scores) == len(traces) for each in finalists)
+    return Confirmation(traces, tuple(finalists)) if whole else None
+
+
+def _finalist(row: dict[str, Any]) -> Finalist:
+    numbers = [finite(row[name]) for name in ("generation", "known", "fresh")]
+    if None in numbers:
+        raise ValueError("not a number")
+    generation, known, fresh = numbers
+    scores = (None if each["refusal"] else finite(each["score"]) for each in row["scores"])
+    name, identity = text(row["name"]), text(row["id"])
+    return Finalist(int(generation), identity, name, known, fresh, tuple(scores))
 
 
 def _side_file(path: Path) -> dict[str, Any]:

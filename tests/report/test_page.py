@@ -12,6 +12,7 @@ from eplb.evolution.rundb import read_run
 from eplb.report import page
 from eplb.report.page import render, visible
 from tests.report.document import Document
+from tests.report.test_side_files import finalist, write_confirmation
 
 HOSTILE = (
     "</script><script>document.title='owned'</script><img src=x onerror=\"document.title='owned'\">"
@@ -133,6 +134,25 @@ def test_a_run_in_which_nothing_passed(recorder) -> None:
     document = Document.of(render(read_run(run.folder), time.time()))
     assert "No program has passed its evaluation" in document.text
     assert "Refused: no run_eplb" in document.text
+
+
+def test_what_was_confirmed_on_unseen_traces(recorder) -> None:
+    run = recorder()
+    seed = run.add(0, combined_score=0.2)
+    run.add(1, seed, combined_score=0.9)
+    run.add(2, seed, combined_score=0.8)
+    assert "unseen traces" not in render(read_run(run.folder), time.time())
+    rows = [finalist(1, 0.9, 0.4, 0.0), finalist(2, 0.8, 0.7, 0.6), finalist(0, 0.2, 0.2, 0.3)]
+    rows[2]["name"] = rows[2]["scores"][0]["trace"] = HOSTILE
+    write_confirmation(run.folder, {"winner": 2, "programs": rows})
+    document = Document.of(render(read_run(run.folder), time.time()))
+    table = "confirmation-table"
+    programs = document.column(table, "Program")
+    assert programs == ["edit 2 kept", "edit 0 seed", "edit 1"]
+    assert document.column(table, "Unseen, mean") == ["0.6500", "0.2500", "0.2000"]
+    assert document.column(table, "Difference") == ["−0.1500", "+0.0500", "−0.7000"]
+    assert document.column(table, "kimi-k2") == ["0.6000", "0.3000", "refused"]
+    assert "--preset kimi-k2 --seed 7" in document.text and "img" not in document.tags
 
 
 def test_a_seed_that_failed_and_was_repaired(recorder) -> None:

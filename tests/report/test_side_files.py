@@ -1,4 +1,4 @@
-"""What the generations' folders say. Run: python -m pytest tests/report/test_side_files.py"""
+"""What lies beside the database. Run: python -m pytest tests/report/test_side_files.py"""
 
 from __future__ import annotations
 
@@ -6,7 +6,9 @@ import json
 import shutil
 from pathlib import Path
 
-from eplb.report.side_files import FailedEdit, failed_edits, reason
+import pytest
+
+from eplb.report.side_files import FailedEdit, confirmation, failed_edits, reason
 
 
 def test_reasons_and_edits(finished_run: Path) -> None:
@@ -22,3 +24,61 @@ def test_files_that_are_not_whole(finished_run: Path, tmp_path: Path) -> None:
     (folder / "gen_17/results/correct.json").unlink()
     assert [reason(folder, generation) for generation in (3, 10, 17)] == ["", "", ""]
     assert reason(folder, 24) == reason(finished_run, 24) != ""
+
+
+def finalist(generation: int, known: float, *scores: float) -> dict:
+    """As `eplb.evolution.confirm` writes it."""
+    traces = [("deepseek-v3", str(2**127 + 1)), ("kimi-k2", "7")]
+    return {
+        "generation": generation,
+        "id": f"id-{generation}",
+        "name": f"edit {generation}",
+        "start": generation == 0,
+        "known": known,
+        "fresh": sum(scores) / len(scores),
+        "gap": known - sum(scores) / len(scores),
+        "scores": [
+            {
+                "trace": trace,
+                "score": score,
+                "refusal": None if score else "slow",
+                "seed": str(seed),
+            }
+            for (trace, seed), score in zip(traces, scores, strict=False)
+        ],
+    }
+
+
+def write_confirmation(folder: Path, content: object) -> None:
+    (folder / "best").mkdir(exist_ok=True)
+    (folder / "best/confirmation.json").write_text(json.dumps(content), encoding="utf-8")
+
+
+def test_what_was_confirmed(tmp_path: Path) -> None:
+    rows = [finalist(9, 0.75, 0.5, 0.0), finalist(7, 0.7, 0.6, 0.4)]
+    write_confirmation(tmp_path, {"winner": 7, "programs": rows})
+    found = confirmation(tmp_path)
+    assert found.traces == (("deepseek-v3", str(2**127 + 1)), ("kimi-k2", "7"))
+    first, second = found.finalists
+    assert (first.generation, first.known, first.fresh, first.scores) == (7, 0.7, 0.5, (0.6, 0.4))
+    assert (second.id, second.name, second.scores) == ("id-9", "edit 9", (0.5, None))
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        [],
+        {},
+        {"programs": {}},
+        {"programs": []},
+        {"programs": ["x"]},
+        {"programs": [finalist(1, float("nan"), 0.5)]},
+        {"programs": [finalist(1, 0.5, 0.5) | {"fresh": "high"}]},
+        {"programs": [finalist(1, 0.5, 0.5) | {"generation": float("inf")}]},
+        {"programs": [finalist(1, 0.5, 0.5), finalist(2, 0.5, 0.5, 0.5)]},
+    ],
+)
+def test_a_confirmation_that_is_none(tmp_path: Path, content: object) -> None:
+    assert confirmation(tmp_path) is None
+    write_confirmation(tmp_path, content)
+    assert confirmation(tmp_path) is None
