@@ -11,9 +11,10 @@ import sys
 from pathlib import Path
 
 from eplb.common import DONE, exit_on_user_error
-from eplb.engines import generate
+from eplb.engines.generate import generate
 from eplb.engines.planning import DEFAULT_PROGRAM
 from eplb.engines.registry import WRITTEN
+from eplb.throughput.profile import add_arguments
 
 
 def parse_arguments() -> argparse.Namespace:
@@ -48,15 +49,22 @@ def parse_arguments() -> argparse.Namespace:
         metavar="SHARE",
         help="plan without the last share of the iterations and measure on those, e.g. 0.2",
     )
+    add(
+        "--current",
+        type=Path,
+        metavar="FILE",
+        help="placement file that is deployed: fetch as little as can be, where it pays",
+    )
+    add_arguments(parser)
     return parser.parse_args()
 
 
 def main() -> int:
     arguments = parse_arguments()
-    result = generate.generate(**vars(arguments))
-    for warning in result.warnings:
+    text, warnings = generate(**vars(arguments))
+    for warning in warnings:
         print(f"warning: {warning}", file=sys.stderr)
-    print(result.summary)
+    print(text)
     return DONE
 
 

@@ -12,6 +12,7 @@ from pathlib import Path
 
 from eplb.common import DONE, exit_on_user_error
 from eplb.engines.report import report
+from eplb.throughput.profile import add_arguments
 
 
 def parse_arguments() -> argparse.Namespace:
@@ -27,6 +28,13 @@ def parse_arguments() -> argparse.Namespace:
     add("--iter_stop", type=int, help="first iteration not to use any more")
     add("--first_moe_layer", type=int, help="its number, where statistics count MoE layers alone")
     add("--plot", type=Path, help="draw the load of each rank and layer, before and after")
+    add(
+        "--validate",
+        type=float,
+        metavar="SHARE",
+        help="measure on the last share of the iterations, that a plan has not seen",
+    )
+    add_arguments(parser)
     return parser.parse_args()
 
 

@@ -4,36 +4,54 @@ One object a line with ``record_type`` "eplb_load_stats", ``num_ranks``, ``exper
 [layers][slots] and ``p2l_map`` of the same shape, the logical expert in each slot (-1: none).
 Layers are MoE layers, and a line is a window. Source: vLLM's proposal #41141, which is open: the
 format is provisional. Lines of other types are skipped, as is a last line that is still being
-written. Not covered: the proposal's ``tokens``, which no window tells, and its mappings
-(`eplb.engines.vllm_41141`).
+written. Our lines also tell ``num_slots``, ``num_groups`` and ``num_nodes``. Not covered: the
+proposal's ``tokens``, which no window tells, and its mappings (`eplb.engines.vllm_41141`).
 """
 
 from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from eplb.common import UserError
+from eplb.placement import Deployment
 
-LOADS, MAPPING = "eplb_load_stats", "eplb_initial_mapping"
+RECORD_TYPE = "eplb_load_stats"
 SUFFIX = ".jsonl"
 MOST_TOKENS = 2**40  # in one slot, as in a trace
 _HEAD_BYTES = 1 << 16
 _BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 
 
-def line_of(load: np.ndarray, step: int, num_ranks: int) -> str:
+@dataclass(frozen=True)
+class Recording:
+    """The windows of one model.
+
+    loads: [windows, layers, experts] int64, tokens routed to each expert
+    sizes: of the deployment in the last window, as far as it tells: num_ranks, num_slots,
+        num_groups, num_nodes
+    """
+
+    loads: np.ndarray
+    sizes: dict[str, int | None]
+
+
+def line_of(load: np.ndarray, step: int, deployment: Deployment) -> str:
     """The line, with its end, of ``load`` [layers, experts]: slot i stands for expert i."""
     layers, experts = load.shape
     record = {
-        "record_type": LOADS,
+        "record_type": RECORD_TYPE,
         "version": 1,
         "step": step,
-        "num_ranks": num_ranks,
+        "num_ranks": deployment.num_gpus,
+        "num_slots": deployment.num_replicas,
+        "num_groups": deployment.num_groups,
+        "num_nodes": deployment.num_nodes,
         "num_layers": layers,
         "expert_load": load.tolist(),
         "p2l_map": [list(range(experts))] * layers,
@@ -46,32 +64,34 @@ def recognises(path: Path) -> bool:
     return bool(_recordings(path))
 
 
-def read(
-    path: Path, progress: Callable[[int, int], None] | None = None
-) -> tuple[np.ndarray, int | None]:
-    """The loads [windows, layers, experts] int64, and the ranks of the last window if it tells.
+def read(path: Path, progress: Callable[[int, int], None] | None = None) -> Recording:
+    """Read a file or folder of load statistics; raise `UserError` with file, line and layer.
 
     A folder stands for its model with the most layers, which a draft model has few of.
     progress: called with (bytes read, bytes in the file) after every line
     """
     recordings = _recordings(path)
     if len(recordings) > 1:
-        recordings.sort(key=lambda file: -len(_window(*next(_windows(file)))[0]))
+        recordings.sort(key=lambda file: -len(_window(*next(_windows(file)))))
     file = recordings[0]
     windows: list[np.ndarray] = []
-    ranks = None
     for where, record in _windows(file, progress):
-        window, ranks = _window(where, record)
+        window = _window(where, record)
         if windows and window.shape != windows[0].shape:
             raise UserError(
                 f"{where} has {window.shape[0]} layers x {window.shape[1]} experts, the first "
                 f"window {windows[0].shape[0]} x {windows[0].shape[1]}; keep one model a file"
             )
         windows.append(window)
-    return np.stack(windows), ranks
+    sizes = {name: record.get(name) for name in ("num_ranks", "num_groups", "num_nodes")}
+    wrong = [f"{name} {n!r}" for name, n in sizes.items() if n is not None and type(n) is not int]
+    if wrong:
+        raise UserError(f"{where}: {wrong[0]} is not a whole number")
+    slots = record.get("num_slots", len(record["p2l_map"][0]))
+    return Recording(np.stack(windows), sizes | {"num_slots": slots})
 
 
-def lines(
+def _lines(
     file: Path, progress: Callable[[int, int], None] | None = None
 ) -> Iterator[tuple[str, dict[str, Any]]]:
     """Every object of the JSON lines in ``file``, after the words that name its line."""
@@ -104,23 +124,23 @@ def _looks_recorded(file: Path) -> bool:
     with file.open("rb") as stream:
         head = stream.read(_HEAD_BYTES).removeprefix(_BYTE_ORDER_MARK).lstrip()
     ours = b'"record_type"' in head or b'"expert_load"' in head
-    return head.startswith(b"{") and ours and MAPPING.encode() not in head
+    return head.startswith(b"{") and ours and b'"eplb_initial_mapping"' not in head
 
 
 def _windows(
     file: Path, progress: Callable[[int, int], None] | None = None
 ) -> Iterator[tuple[str, dict[str, Any]]]:
     found = False
-    for where, record in lines(file, progress):
-        if record.get("record_type") == LOADS:
+    for where, record in _lines(file, progress):
+        if record.get("record_type") == RECORD_TYPE:
             found = True
             yield where, record
     if not found:
-        raise UserError(f"{file} has no line of {LOADS}; record for longer")
+        raise UserError(f"{file} has no line of {RECORD_TYPE}; record for longer")
 
 
-def _window(where: str, record: dict[str, Any]) -> tuple[np.ndarray, int | None]:
-    """[layers, experts] int64: the slots' loads summed by expert; and the ranks."""
+def _window(where: str, record: dict[str, Any]) -> np.ndarray:
+    """[layers, experts] int64: the slots' loads summed by expert."""
     load, expert = (_table(where, record, key) for key in ("expert_load", "p2l_map"))
     if load.shape != expert.shape:
         raise UserError(
@@ -138,7 +158,7 @@ def _window(where: str, record: dict[str, Any]) -> tuple[np.ndarray, int | None]
     # One expert more takes what empty slots counted.
     cell = np.where(expert < 0, experts, expert) + np.arange(layers)[:, None] * (experts + 1)
     sums = np.bincount(cell.ravel(), load.ravel(), layers * (experts + 1)).astype(np.int64)
-    return sums.reshape(layers, experts + 1)[:, :experts], record.get("num_ranks")
+    return sums.reshape(layers, experts + 1)[:, :experts]
 
 
 def _table(where: str, record: dict[str, Any], key: str) -> np.ndarray:

@@ -13,6 +13,8 @@ import numpy as np
 
 from eplb.common import UserError
 
+SHOWN_SLOTS = 4
+
 
 class InvalidPlacement(Exception):
     """A program's answer breaks the contract; the message names layer, slot and expert."""
@@ -248,9 +250,15 @@ def _check_slots(log2phy: np.ndarray, truth: ExpertPlacement) -> None:
         slots = truth.logcnt[layer, expert]
         raise InvalidPlacement(
             f"log2phy: layer {layer}, expert {expert} lists slots "
-            f"{claimed[layer, expert, :slots].tolist()}; phy2log has it in "
-            f"{actual[layer, expert, :slots].tolist()}"
+            f"{_few(claimed[layer, expert, :slots])}; phy2log has it in "
+            f"{_few(actual[layer, expert, :slots])}"
         )
+
+
+def _few(slots: np.ndarray) -> str:
+    """The first ``slots``: a message must not become a way to pass on what a program saw."""
+    shown = ", ".join(map(str, slots[:SHOWN_SLOTS].tolist()))
+    return f"[{shown}, …]" if len(slots) > SHOWN_SLOTS else f"[{shown}]"
 
 
 def _check_locality(phy2log: np.ndarray, num_experts: int, deployment: Deployment) -> None:

@@ -1,4 +1,7 @@
-"""A good balancer in numpy, many rows at once: what a program's balancedness is compared with.
+"""The greedy balancer in numpy, many rows at once: what programs and traces are compared with.
+
+Covered: DeepSeek's two policies (https://github.com/deepseek-ai/EPLB), over all experts at once
+and with every group of experts on one node. Not covered: history, or anything better than greedy.
 
 Replicas go greedily to the expert with the hottest replica, and replicas are packed heaviest
 first to the lightest GPU that has room (longest processing time first; Graham, 1969). Neither is
@@ -8,6 +11,8 @@ optimal: a program may beat this reference.
 from __future__ import annotations
 
 import numpy as np
+
+from eplb.placement import Deployment
 
 
 def replicate(load: np.ndarray, num_slots: int, present: np.ndarray | None = None) -> np.ndarray:
@@ -70,5 +75,32 @@ def place(
     rows, experts = load.shape
     count = replicate(load, num_slots, present)
     expert = np.repeat(np.tile(np.arange(experts), rows), count.ravel()).reshape(rows, num_slots)
-    gpu = pack(replica_loads(load, count), num_gpus)
+    return _packed(load / np.maximum(count, 1), expert, num_gpus)
+
+
+def place_by_node(load: np.ndarray, deployment: Deployment) -> np.ndarray:
+    """[rows, num_replicas] int64: DeepSeek's policy, every group of experts on one node.
+
+    The nodes divide the groups; one group and one node make it the global policy. Unlike `place`
+    it packs the first replicas before the spare ones that weigh the same, as DeepSeek's code does.
+    """
+    rows, experts = load.shape
+    nodes, groups = deployment.num_nodes, deployment.num_groups
+    size = experts // groups
+    node = pack(load.reshape(rows, groups, size).sum(axis=2), nodes)
+    group = np.argsort(node, axis=1, kind="stable")
+    member = (group[:, :, None] * size + np.arange(size)).reshape(rows * nodes, -1)
+    on_node = np.take_along_axis(np.repeat(load, nodes, axis=0), member, axis=1)
+
+    first = np.tile(np.arange(experts // nodes), (rows * nodes, 1))
+    count = replicate(on_node, deployment.slots_per_node)
+    spare = np.repeat(first.ravel(), (count - 1).ravel()).reshape(rows * nodes, -1)
+    expert = np.concatenate([first, spare], axis=1)
+    placed = _packed(on_node / count, expert, deployment.num_gpus // nodes)
+    return np.take_along_axis(member, placed, axis=1).reshape(rows, -1)
+
+
+def _packed(per_replica: np.ndarray, expert: np.ndarray, num_gpus: int) -> np.ndarray:
+    """[rows, slots]: the replicas ``expert`` [rows, slots] in the order of the GPUs they go to."""
+    gpu = pack(np.take_along_axis(per_replica, expert, axis=1), num_gpus)
     return np.take_along_axis(expert, np.argsort(gpu, axis=1, kind="stable"), axis=1)

@@ -171,8 +171,7 @@ def read_trace(
     path = Path(path)
     try:
         if loadstats.recognises(path):
-            loads, _ = loadstats.read(path, progress)
-            return Trace(loads, TraceHeader(source="load statistics", rebalance_interval=1))
+            return _recorded(path, progress)
         if path.is_dir():
             raise UserError(f"trace {path} is a directory; name the expert-load.json in it")
         with path.open("rb") as file:
@@ -189,6 +188,21 @@ def read_trace(
     except BadJson as error:
         raise UserError(f"trace {path} {error}; record or download it again") from error
     return Trace(np.stack(records, dtype=np.int64), header)
+
+
+def _recorded(path: Path, progress: Callable[[int, int], None] | None) -> Trace:
+    """The windows of an engine's load statistics, for the deployment that they tell."""
+    recording = loadstats.read(path, progress)
+    sizes = recording.sizes
+    header = {
+        "source": "load statistics",
+        "num_gpus": sizes["num_ranks"],
+        "num_replicas": sizes["num_slots"],
+        "num_groups": sizes["num_groups"],
+        "num_nodes": sizes["num_nodes"],
+        "rebalance_interval": 1,
+    }
+    return Trace(recording.loads, _checked_header(path, header))
 
 
 def _read_records(

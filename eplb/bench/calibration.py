@@ -19,14 +19,14 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from eplb.bench import trace_figures as figures
-from eplb.bench.policies import global_policy, hierarchical_policy
 from eplb.common import DONE, FAILED, UserError, exit_on_user_error
 from eplb.loads import balancedness, slot_loads
 from eplb.placement import Deployment
 from eplb.trace import Trace, read_trace
 from eplb.workload_model import PRESETS, generate
 
-DEPLOYMENT = Deployment(num_replicas=288, num_groups=8, num_nodes=4, num_gpus=32)
+BY_NODE = Deployment(num_replicas=288, num_groups=8, num_nodes=4, num_gpus=32)
+ANYWHERE = replace(BY_NODE, num_groups=1, num_nodes=1)
 LAYERS, EXPERTS, WINDOWS = 58, 256, 12
 REGIME_WINDOW = 9
 
@@ -88,8 +88,8 @@ def calibration(trace: Trace) -> list[Row]:
 
 
 def _balancedness_rows(loads: np.ndarray) -> Iterator[Row]:
-    anywhere = figures.place(loads, global_policy, DEPLOYMENT)
-    by_node = figures.place(loads, hierarchical_policy, DEPLOYMENT)
+    anywhere = figures.place(loads, ANYWHERE)
+    by_node = figures.place(loads, BY_NODE)
     slots = figures.predicted_balancedness(loads, by_node)
     for transition, target in enumerate((0.2107, 0.3398, 0.3672, 0.3527, 0.2850)):
         name = f"hierarchical, over slots: transition {transition}"
@@ -103,7 +103,7 @@ def _balancedness_rows(loads: np.ndarray) -> Iterator[Row]:
     yield _row("  all 11, mean", 0.2855, free.mean(), ratio=True)
     over = slots[:5].mean() / free[:5].mean()
     yield _row("hierarchical over global, over slots: transitions 0-4", 0.872, over, ratio=True)
-    gpus = figures.predicted_balancedness(loads, anywhere, DEPLOYMENT.num_gpus)
+    gpus = figures.predicted_balancedness(loads, anywhere, BY_NODE.num_gpus)
     yield _row("global greedy, packed, over GPUs: transition 0", 0.655, gpus[0], ratio=True)
     yield _row("  transitions 1-7, mean", 0.835, gpus[1:8].mean(), ratio=True)
     yield _row("  transition 8 (the regime change)", 0.44, gpus[8], ratio=True)
@@ -158,17 +158,17 @@ def _sorted_rows(loads: np.ndarray) -> Iterator[Row]:
 
 
 def _rank_rows(loads: np.ndarray, records: np.ndarray) -> Iterator[Row]:
-    groups = 1 + figures.unit_imbalance(loads, DEPLOYMENT.num_groups).mean(axis=1)
+    groups = 1 + figures.unit_imbalance(loads, BY_NODE.num_groups).mean(axis=1)
     yield _row("groups of 32 experts, max/mean, mean of each window", (1.66, 2.07), groups)
-    ranks = np.array([figures.unit_imbalance(one, DEPLOYMENT.num_gpus) for one in records])
+    ranks = np.array([figures.unit_imbalance(one, BY_NODE.num_gpus) for one in records])
     yield _row("(max-mean)/mean of 32 ranks by record, unbalanced", 1.564, ranks.mean())
     yield _row("  single layers", (0.46, 2.46), ranks.mean(axis=(0, 1)))
     # A deployment records its own workload: placed by the first half of a window, judged on the
     # records of the second.
     first, second = np.array_split(records, 2, axis=1)
-    placements = figures.place(first.sum(axis=1, dtype=np.float64), global_policy, DEPLOYMENT)
+    placements = figures.place(first.sum(axis=1, dtype=np.float64), ANYWHERE)
     balanced = [
-        figures.imbalance(figures.gpu_loads(load, placement, DEPLOYMENT.num_gpus)).mean()
+        figures.imbalance(figures.gpu_loads(load, placement, BY_NODE.num_gpus)).mean()
         for placement, load in zip(placements, second)
     ]
     yield _row("  balanced with 288 slots, by the window's first half", 0.115, np.mean(balanced))
@@ -197,10 +197,10 @@ def _note_on_groups(loads: np.ndarray) -> str:
         np.mean(
             [
                 balancedness(slot_loads(load, placement))
-                for load, placement in zip(loads, figures.place(loads, policy, DEPLOYMENT))
+                for load, placement in zip(loads, figures.place(loads, deployment))
             ]
         )
-        for policy in (hierarchical_policy, global_policy)
+        for deployment in (BY_NODE, ANYWHERE)
     )
     return (
         "Every row is judged, none gives way to another. Groups as uneven as those recorded do\n"

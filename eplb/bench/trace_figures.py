@@ -7,20 +7,17 @@ All functions take float64 ``loads`` [windows, layers, experts], tokens per expe
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import numpy as np
 
 from eplb.loads import balancedness, gpu_loads, slot_loads
 from eplb.placement import Deployment, ExpertPlacement
+from eplb.reference import place_by_node
 
-Policy = Callable[[np.ndarray, Deployment], np.ndarray]
 
-
-def place(loads: np.ndarray, policy: Policy, deployment: Deployment) -> list[ExpertPlacement]:
-    """The placement that ``policy`` derives from each window."""
+def place(loads: np.ndarray, deployment: Deployment) -> list[ExpertPlacement]:
+    """The placement that DeepSeek's policy derives from each window."""
     windows, layers, experts = loads.shape
-    phy2log = policy(loads.reshape(-1, experts), deployment).reshape(windows, layers, -1)
+    phy2log = place_by_node(loads.reshape(-1, experts), deployment).reshape(windows, layers, -1)
     return [ExpertPlacement.from_phy2log(one, experts) for one in phy2log]
 
 

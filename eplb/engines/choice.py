@@ -19,10 +19,14 @@ GREEDY = "greedy"
 
 @dataclass(frozen=True)
 class Choice:
-    """Placements measured on the same loads. ``kept`` names the best, of equals the first."""
+    """Placements measured on the same loads. ``kept`` names the best, of equals the first.
+
+    best: the one that is kept, as it was measured
+    """
 
     kept: str
     tables: dict[str, LoadTable]
+    best: ExpertPlacement
 
     def __str__(self) -> str:
         ranked = sorted(self.tables.items(), key=lambda item: -item[1].balancedness)
@@ -46,7 +50,7 @@ def choose(
     numbers = tuple(range(loads.shape[1])) if layers is None else layers
     tables = {name: tabulate(numbers, loads, plan, num_gpus) for name, plan in plans.items()}
     kept = max(tables, key=lambda name: tables[name].balancedness)
-    return Choice(kept, tables)
+    return Choice(kept, tables, plans[kept])
 
 
 def place_greedily(load: np.ndarray, deployment: Deployment) -> ExpertPlacement:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from textwrap import fill
 
@@ -11,18 +12,12 @@ from eplb.engines import planning, registry
 from eplb.engines.choice import Choice
 from eplb.engines.format import Format
 from eplb.engines.load_table import compare, tabulate
-from eplb.engines.model import ExpertStatistics
+from eplb.engines.model import EnginePlacement, ExpertStatistics
+from eplb.engines.moves import from_current
 from eplb.engines.reading import spans
 from eplb.loads import experts_in_order
 from eplb.placement import Deployment
-
-
-@dataclass(frozen=True)
-class Generated:
-    """What to tell the user: one line per warning, and what was done."""
-
-    warnings: list[str]
-    summary: str
+from eplb.throughput.profile import DEFAULT, Serving
 
 
 def generate(
@@ -40,10 +35,13 @@ def generate(
     program_path: Path | None = None,
     format: str | None = None,
     validate: float | None = None,
-) -> Generated:
+    current: Path | None = None,
+    hardware: Sequence[str] = (DEFAULT,),
+    dispatch: str = "even",
+) -> tuple[str, list[str]]:
     """Write ``output_path`` from the recording at ``expert_statistic_path``; see the script's help.
 
-    Raises `UserError`, and then writes nothing.
+    Returns what was done and warnings. Raises `UserError`, and then writes nothing.
     """
     target = registry.FORMATS[registry.output_format(output_path, format)]
     check_writable(output_path)
@@ -52,6 +50,7 @@ def generate(
     recorded = registry.read_statistics(
         expert_statistic_path, iter_start, iter_stop, first_moe_layer
     )
+    ranks = recorded.num_ranks
     given = {
         "num_ranks": ep_size,
         "num_slots": num_slots,
@@ -61,42 +60,48 @@ def generate(
     recorded = replace(recorded, **{name: n for name, n in given.items() if n is not None})
     if target.write_placement is None:
         target.write_statistics(output_path, recorded)
-        notes = list(recorded.notes)
+        warnings = [*recorded.notes]
         if target.name == "trace" and not recorded.num_ranks:
-            notes.append("the trace does not tell its deployment; give --ep_size and --num_slots")
-        return Generated(notes, _written(output_path, target, 0))
+            warnings.append("the trace does not tell its deployment; give --ep_size, --num_slots")
+        return _written(output_path, target, 0), warnings
     deployment = _deployment(recorded)
     program = program_path or project_file(planning.DEFAULT_PROGRAM)
-    placement, choice, held_out = planning.plan(
-        recorded,
-        deployment,
-        program,
-        target.one_replica_per_gpu,
-        hidden=(expert_statistic_path,),
-        validate_share=validate,
-    )
+
+    def plan(statistics: ExpertStatistics, share: float | None = None):
+        hidden = (expert_statistic_path,)
+        one_each = target.one_replica_per_gpu
+        return planning.plan(statistics, deployment, program, one_each, hidden, share)
+
+    placement, choice, held_out = plan(recorded, validate)
+    summary = _figures(recorded, held_out, choice, deployment, validate is not None)
+    if current is not None:
+        # The held-out iterations judge a plan that nobody has seen them for, moves included.
+        rehearsal, unseen = choice, held_out
+        if validate is not None:
+            _, rehearsal, unseen = plan(planning.split(recorded, validate)[0])
+        serving = Serving.of(hardware, dispatch, recorded.top_k)
+        deployed = registry.read_placement(current)
+        placement, moved = from_current(
+            deployed, str(current), placement, rehearsal.best, unseen, deployment, serving
+        )
+        summary += f"\n\n{moved}"
     placement = replace(placement, layer_updates_per_iter=layer_updates_per_iter)
     target.write_placement(output_path, placement)
-    warnings = [*recorded.notes, *_warnings(target, recorded, deployment, layer_updates_per_iter)]
+    warnings = [*recorded.notes, *_ignored(target, deployment, placement, ranks)]
     if num_groups and num_groups > 1 and deployment.num_nodes == 1:
         warnings.append("--num_groups has no effect with --num_nodes 1")
-    summary = _figures(recorded, held_out, choice, deployment, validate is not None)
     spare = deployment.num_replicas - recorded.num_experts
-    return Generated(warnings, f"{summary}\n{_written(output_path, target, spare)}")
+    return f"{summary}\n{_written(output_path, target, spare)}", warnings
 
 
 def _deployment(statistics: ExpertStatistics) -> Deployment:
     """TensorRT-LLM's defaults where neither user nor files tell: recorded ranks, a slot each."""
-    ranks = statistics.num_ranks
+    experts, ranks = statistics.num_experts, statistics.num_ranks
     if ranks is None:
         raise UserError("the statistics do not tell the number of ranks; give --ep_size")
-    return planning.check_sizes(
-        statistics.num_experts,
-        statistics.num_slots or statistics.num_experts,
-        ranks,
-        statistics.num_groups or 1,
-        statistics.num_nodes or 1,
-    )
+    slots = statistics.num_slots or experts
+    groups, nodes = statistics.num_groups or 1, statistics.num_nodes or 1
+    return planning.check_sizes(experts, slots, ranks, groups, nodes)
 
 
 def _figures(
@@ -135,20 +140,21 @@ def _written(path: Path, target: Format, spare: int) -> str:
     return f"wrote {path}\n" + fill(hint, 80, break_long_words=False, break_on_hyphens=False)
 
 
-def _warnings(
-    target: Format, statistics: ExpertStatistics, deployment: Deployment, updates: int
+def _ignored(
+    target: Format, deployment: Deployment, placement: EnginePlacement, recorded_ranks: int | None
 ) -> list[str]:
     """What the engine would ignore or misread."""
     found = []
+    layers, updates = placement.layers, placement.layer_updates_per_iter
     if deployment.num_gpus == 1:
         found.append("ep_size 1 leaves nothing to balance; engines ignore EPLB then")
     if updates and target.name != "tensorrt-llm":
         found.append(
             f"--layer_updates_per_iter is TensorRT-LLM's; {target.name} files cannot hold it"
         )
-    if updates > len(statistics.layers):
+    if updates > len(layers):
         found.append(
-            f"layer_updates_per_iter {updates} is more than the {len(statistics.layers)} layers; "
+            f"layer_updates_per_iter {updates} is more than the {len(layers)} layers; "
             f"the engine updates each layer at most once"
         )
     if deployment.num_nodes > 1 and not deployment.can_be_node_local:
@@ -156,10 +162,15 @@ def _warnings(
             f"num_groups {deployment.num_groups} does not spread over num_nodes "
             f"{deployment.num_nodes}; most programs then ignore both"
         )
-    if statistics.moe_layers_only and not target.numbers_moe_layers:
+    if placement.moe_layers_only and not target.numbers_moe_layers:
         found.append(
             f"the statistics number the MoE layers alone, {target.name} the model's layers: "
-            f"written as layers {spans([*statistics.layers])}; give --first_moe_layer (3 for "
-            f"DeepSeek-V3) if the model begins with dense layers"
+            f"written as layers {spans([*layers])}; give --first_moe_layer (3 for DeepSeek-V3) "
+            f"if the model begins with dense layers"
+        )
+    if recorded_ranks and recorded_ranks < deployment.num_gpus:
+        found.append(
+            f"the statistics hold {recorded_ranks} ranks, ep_size is {deployment.num_gpus}; if "
+            f"they were recorded on this deployment, files of ranks are missing"
         )
     return found

@@ -14,8 +14,9 @@ from pathlib import Path
 import numpy as np
 
 from eplb.common import UserError, check_writable, replacing
-from eplb.loads import balancedness, gpu_loads, slot_loads
-from eplb.placement import ExpertPlacement
+from eplb.loads import balancedness, slot_loads
+from eplb.placement import Deployment, ExpertPlacement
+from eplb.throughput.dispatch import gpu_loads
 
 PLOT_SUFFIXES = (".png", ".svg", ".pdf")
 NAME_WIDTH = 48  # so that a comparison fits into 80 columns
@@ -26,7 +27,7 @@ class LoadTable:
     """Load per layer, averaged over the iterations; NaN for a layer without tokens.
 
     layers: their numbers; mean, std, imbalance_ratio: [layers] float64, the first two in tokens
-    relative: [layers, units] float64, the load of each unit over its layer's mean
+    loads: [layers, units] float64, tokens of all iterations
     balancedness: Σ mean / Σ max over the layers, averaged over the iterations
     """
 
@@ -34,7 +35,7 @@ class LoadTable:
     mean: np.ndarray
     std: np.ndarray
     imbalance_ratio: np.ndarray
-    relative: np.ndarray
+    loads: np.ndarray
     balancedness: float
 
     @property
@@ -64,29 +65,31 @@ def tabulate(
     loads: np.ndarray,
     placement: ExpertPlacement | None,
     num_gpus: int | None,
+    dispatch: str = "even",
+    num_nodes: int = 1,
 ) -> LoadTable:
     """The table of ``loads`` [iterations, layers, experts].
 
-    With a placement and ``num_gpus`` per GPU; with a placement alone per slot; with neither per
-    expert.
+    With a placement and ``num_gpus`` per GPU, under the rule ``dispatch`` of
+    `eplb.throughput.dispatch`; with a placement alone per slot; with neither per expert.
     """
     if placement is None:
         units = loads.astype(np.float64)
     elif num_gpus is None:
         units = slot_loads(loads, placement)
     else:
-        units = gpu_loads(loads, placement, num_gpus)
+        deployment = Deployment(placement.phy2log.shape[1], 1, num_nodes, num_gpus)
+        units = gpu_loads(loads, placement, deployment, dispatch)
     # Idle places become NaN here, and nanmean leaves them out from then on.
     units = np.where(loads.any(axis=2, keepdims=True), units, np.nan)
-    mean, total = units.mean(axis=2), np.nansum(units, axis=0)
+    mean = units.mean(axis=2)
     deviation = units.std(axis=2, ddof=1 if units.shape[2] > 1 else 0)
-    whole = total.mean(axis=1, keepdims=True)
     return LoadTable(
         layers=layers,
         mean=_over_iterations(mean),
         std=_over_iterations(deviation),
         imbalance_ratio=_over_iterations((units.max(axis=2) - mean) / mean),
-        relative=np.divide(total, whole, out=np.full_like(total, np.nan), where=whole > 0),
+        loads=np.nansum(units, axis=0),
         balancedness=float(
             np.mean([balancedness(np.nan_to_num(each)) for each in units[loads.any(axis=(1, 2))]])
         ),
@@ -126,27 +129,23 @@ def plot(path: Path, tables: dict[str, LoadTable], unit: str) -> None:
 
     unit: what the tables are over, such as "rank"
     """
-    import matplotlib
+    from matplotlib.figure import Figure
 
-    matplotlib.use("Agg")
-    from matplotlib import pyplot
+    from eplb.evaluation.plots import PROGRAM, QUIET, draw_loads
 
-    figure = pyplot.figure(figsize=(9, 7), layout="constrained")
-    panels, below = figure.subfigures(2, 1, height_ratios=(3, 2))
-    heats = panels.subplots(1, len(tables), squeeze=False)[0]
+    figure = Figure(figsize=(11, 8), layout="constrained")
+    above, below = figure.subfigures(2, 1, height_ratios=(3, 2))
+    titles = [f"{name}: balancedness {table.balancedness:.3f}" for name, table in tables.items()]
+    loads = [table.loads for table in tables.values()]
+    for axis in draw_loads(above, dict(zip(titles, loads, strict=True)), unit):
+        layers = next(iter(tables.values())).layers
+        rows = np.linspace(0, len(layers) - 1, min(len(layers), 6)).astype(int)
+        axis.set_yticks(rows, [layers[row] for row in rows])
     lines = below.subplots()
-    hottest = max(float(np.nanmax(table.relative)) for table in tables.values())
-    for axes, (name, table) in zip(heats, tables.items(), strict=True):
-        image = axes.imshow(table.relative, aspect="auto", cmap="magma_r", vmin=0, vmax=hottest)
-        title = f"{name}\nbalancedness {table.balancedness:.3f}"
-        axes.set(title=title, xlabel=unit, ylabel="layer")
-        rows = np.linspace(0, len(table.layers) - 1, min(len(table.layers), 6)).astype(int)
-        axes.set_yticks(rows, [table.layers[row] for row in rows])
-        label = f"{name} (average {table.average_imbalance_ratio:.3f})"
-        lines.plot(table.layers, table.imbalance_ratio, marker="o", markersize=3, label=label)
-    panels.colorbar(image, ax=heats, label="load / mean of the layer")
-    lines.set(xlabel="layer", ylabel="(max − mean) / mean", ylim=(0, None))
-    lines.legend()
+    for colour, (name, table) in zip((QUIET, PROGRAM), tables.items(), strict=False):
+        label = f"{name}: {table.average_imbalance_ratio:.3f} on average"
+        lines.plot(table.layers, table.imbalance_ratio, ".-", color=colour, label=label)
+    lines.set(xlabel="layer", ylabel="imbalance ratio, (max − mean) / mean", ylim=(0, None))
+    below.legend(loc="outside upper center", ncols=2, frameon=False)
     with replacing(path) as partial:
-        figure.savefig(partial, dpi=150)
-    pyplot.close(figure)
+        figure.savefig(partial, dpi=120)

@@ -28,6 +28,9 @@ def align(
             f"{source} places {placement.num_experts} experts, the statistics count "
             f"{statistics.num_experts}: it belongs to another model"
         )
+    if placement.every_layer:
+        rows = np.repeat(placement.phy2log, len(statistics.layers), axis=0)
+        return ExpertPlacement.from_phy2log(rows, placement.num_experts), ()
     places, counts = list(placement.layers), list(statistics.layers)
     if placement.moe_layers_only or statistics.moe_layers_only:
         places, counts = list(range(len(places))), list(range(len(counts)))

@@ -104,6 +104,7 @@ class EnginePlacement:
     num_experts: logical experts per layer
     num_gpus: expert-parallel ranks, if the file tells
     layer_updates_per_iter: layers that TensorRT-LLM rebalances per iteration; 0 is static
+    every_layer: the one row holds for each MoE layer
     model_layers, moe_layers_only, notes: as in `ExpertStatistics`
     """
 
@@ -112,6 +113,7 @@ class EnginePlacement:
     num_experts: int
     num_gpus: int | None = None
     layer_updates_per_iter: int = 0
+    every_layer: bool = False
     model_layers: int | None = None
     moe_layers_only: bool = False
     notes: tuple[str, ...] = ()

@@ -8,7 +8,16 @@ from __future__ import annotations
 from pathlib import Path
 
 from eplb.common import UserError
-from eplb.engines import counts, sglang, table, tensorrt_llm, trace, vllm_ascend
+from eplb.engines import (
+    counts,
+    sglang,
+    table,
+    tensorrt_llm,
+    trace,
+    vllm_41141,
+    vllm_49572,
+    vllm_ascend,
+)
 from eplb.engines.model import EnginePlacement, ExpertStatistics
 from eplb.engines.reading import gaps
 from eplb.engines.source import Source
@@ -18,10 +27,12 @@ FORMATS = {
     for module in (
         # Folders and large files first, which their names and first bytes tell.
         tensorrt_llm,
+        vllm_41141,
         trace,
         table,
         sglang,
         vllm_ascend,
+        vllm_49572,
         # Last, since it takes any array.
         counts,
     )

@@ -55,55 +55,38 @@ def read(source: Source) -> ExpertStatistics | EnginePlacement:
 
 
 def read_statistics(source: Source) -> ExpertStatistics:
-    """Add up the ranks' files, tensor by tensor: memory holds the sum and one file's tensors.
-
-    Raises `UserError` for missing ranks, broken files and differing numbers of experts.
-    """
+    """Add up the ranks' files one by one: memory holds the sum and one file's tensors."""
     meta = Source(source.path / "meta_info.json").content
     if not isinstance(meta, dict) or not isinstance(meta.get("num_experts"), int):
         raise UserError(f"{source.path / 'meta_info.json'} does not give num_experts; record again")
     names = {path: _names(path) for path in _rank_files(source)}
     ranks_with = Counter(cell for each in names.values() for cell in each)
-    iterations = sorted({iteration for iteration, _ in ranks_with})
-    layers = sorted({layer for _, layer in ranks_with})
-    first = iterations[0]
-    if iterations[-1] - first >= 2 * len(iterations) + 1000:
+    iterations, layers = (sorted(set(numbers)) for numbers in zip(*ranks_with, strict=True))
+    first, last = iterations[0], iterations[-1]
+    if last - first >= 2 * len(iterations) + 1000:
         raise UserError(
-            f"{source} holds iterations {first} to {iterations[-1]} but only {len(iterations)} of "
-            f"them; put recordings made apart in folders of their own"
+            f"{source} holds iterations {first} to {last} but only {len(iterations)} of them; put "
+            f"recordings made apart in folders of their own"
         )
-    row = {layer: index for index, layer in enumerate(layers)}
-    loads = np.zeros((iterations[-1] - first + 1, len(layers), meta["num_experts"]), np.int64)
+    loads = np.zeros((last - first + 1, len(layers), meta["num_experts"]), np.int64)
     for path, each in tqdm(names.items(), desc="reading ranks", unit="file", disable=None):
-        with _open(path) as file:
-            for (iteration, layer), name in each.items():
-                loads[iteration - first, row[layer]] += _counts(file, path, name, loads.shape[2])
+        places = [(iteration - first, layers.index(layer)) for iteration, layer in each]
+        loads[tuple(np.transpose(places))] += _counts(path, each, loads.shape[2])
     per_layer = Counter(layer for each in names.values() for layer in {n for _, n in each})
-    return statistics_of(
-        source,
-        loads,
-        layers,
-        first,
-        # Ranks of a pipeline stage share its layers; the other stages' ranks do not. A single one
-        # may have recorded in a process of its own.
-        num_ranks=ranks if (ranks := max(per_layer.values())) > 1 else None,
-        top_k=meta.get("num_experts_per_token"),
-        notes=_unions(source, len(names), per_layer, ranks_with),
-    )
-
-
-def _unions(source: Source, files: int, per_layer: Counter, ranks_with: Counter) -> tuple[str, ...]:
-    """What the ranks do not have in common."""
+    ranks = max(per_layer.values())
     notes = []
-    if max(per_layer.values()) < files:
+    if ranks < len(names):
         notes.append(f"{source}: the ranks hold different layers, as those of pipeline stages do")
-    partial = {i for (i, layer), ranks in ranks_with.items() if ranks < per_layer[layer]}
+    partial = {i for (i, layer), found in ranks_with.items() if found < per_layer[layer]}
     if partial:
         notes.append(
             f"{source}: not all ranks recorded iteration{'s'[: len(partial) > 1]} "
             f"{spans(sorted(partial))}; what there is was added up"
         )
-    return tuple(notes)
+    # Only the ranks of one stage share its layers. A single rank may have recorded by itself.
+    known = {"num_ranks": ranks if ranks > 1 else None, "notes": tuple(notes)}
+    top_k = meta.get("num_experts_per_token")
+    return statistics_of(source, loads, layers, first, top_k=top_k, **known)
 
 
 def _rank_files(source: Source) -> list[Path]:
@@ -144,25 +127,27 @@ def _open(path: Path, framework: str = "np"):
         ) from error
 
 
-def _counts(file, path: Path, name: str, num_experts: int) -> np.ndarray:
-    """[experts]: one tensor, checked."""
+def _counts(path: Path, names: Names, num_experts: int) -> np.ndarray:
+    """[tensors, experts] int64: one file's, checked together since a recording has many."""
     try:
-        counts = file.get_tensor(name)
+        with _open(path) as file:
+            tensors = [file.get_tensor(name) for name in names.values()]
     except TypeError:
         # numpy has no bfloat16; torch, slow to import, has.
-        with _open(path, "pt") as torch_file:
-            counts = torch_file.get_tensor(name).double().numpy()
-    if counts.shape != (num_experts,):
-        raise UserError(
-            f"{path}: {name} counts {counts.size} experts, meta_info.json says {num_experts}; "
-            f"the files belong to different models"
-        )
-    layer = int(name.split("_")[1])
-    fault = count_fault(counts[None, None], [layer])
-    if fault is None and (counts != np.rint(counts)).any():
-        fault = f"the token counts of layer {layer} are not whole numbers; record token counts"
+        with _open(path, "pt") as file:
+            tensors = [file.get_tensor(name).double().numpy() for name in names.values()]
+    for name, counts in zip(names.values(), tensors, strict=True):
+        if counts.shape != (num_experts,):
+            raise UserError(
+                f"{path}: {name} counts {counts.size} experts, meta_info.json says {num_experts}; "
+                f"the files belong to different models"
+            )
+    counts = np.stack(tensors)
+    fault = count_fault(counts[None], [f"{n} in iteration {i}" for i, n in names])
+    if fault is None and counts.dtype.kind == "f" and (counts % 1).any():
+        fault = "holds token counts that are not whole numbers; record token counts"
     if fault is not None:
-        raise UserError(f"{path}: {name}: {fault}")
+        raise UserError(f"{path}: {fault}")
     return counts.astype(np.int64)
 
 

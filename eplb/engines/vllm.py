@@ -29,13 +29,12 @@ from typing import Protocol
 import numpy as np
 import torch
 
-from eplb import reference
 from eplb.common import UserError
 from eplb.engines import registry
+from eplb.engines.choice import GREEDY, choose, place_greedily
 from eplb.engines.model import EnginePlacement
 from eplb.engines.vllm_recorder import Recorder, is_window
-from eplb.loads import balancedness, gpu_loads
-from eplb.placement import Deployment, ExpertPlacement, validate
+from eplb.placement import Deployment, validate
 
 PROGRAM, PLACEMENT, RECORD = "EPLB_VLLM_PROGRAM", "EPLB_VLLM_PLACEMENT", "EPLB_VLLM_RECORD"
 
@@ -100,12 +99,10 @@ class Policy:
         their GPU keep their slot. Raises `InvalidPlacement` for an answer that breaks the rules.
         """
         load = weight.cpu().numpy()
+        deployment = Deployment(num_replicas, num_groups, num_nodes, num_ranks)
         if cls.recorder is not None:
-            cls.recorder.add(load, num_ranks)
-        phy2log = None
-        if cls.planner is not None:
-            deployment = Deployment(num_replicas, num_groups, num_nodes, num_ranks)
-            phy2log = cls.planner.plan(load, deployment)
+            cls.recorder.add(load, deployment)
+        phy2log = cls.planner.plan(load, deployment) if cls.planner is not None else None
         if phy2log is None:
             sizes = (num_replicas, num_groups, num_nodes, num_ranks)
             return super().rebalance_experts(weight, *sizes, old_global_expert_indices)
@@ -118,7 +115,7 @@ class Policy:
 
 
 class Program:
-    """A program of this project, loaded into this process; the greedy reference stands by.
+    """A program of this project, loaded into this process; the greedy rule stands by.
 
     Programs may remember windows, so each model has a copy of its own, and so have the calls that
     bring no window.
@@ -129,7 +126,7 @@ class Program:
         self._copies: dict[tuple[int, ...] | None, Callable] = {None: load_program(path)}
 
     def plan(self, load: np.ndarray, deployment: Deployment) -> np.ndarray:
-        """The program's answer, or the reference's where that balances ``load`` better."""
+        """The program's answer, or the greedy rule's where that balances ``load`` better."""
         slots, gpus = deployment.num_replicas, deployment.num_gpus
         sizes = (slots, deployment.num_groups, deployment.num_nodes, gpus)
         model = load.shape if is_window(load) else None
@@ -142,14 +139,12 @@ class Program:
             num_experts=load.shape[1],
             deployment=deployment,
         )
-        greedy = ExpertPlacement.from_phy2log(reference.place(load, slots, gpus), load.shape[1])
-        ours, theirs = (balancedness(gpu_loads(load, each, gpus)) for each in (planned, greedy))
-        kept = "the program's" if ours >= theirs else "the reference's"
-        logger.info(
-            "%s: balancedness %.4f on the window, greedy reference %.4f; kept %s plan",
-            *(self._path.name, ours, theirs, kept),
-        )
-        return planned.phy2log if ours >= theirs else greedy.phy2log
+        if model is None:
+            return planned.phy2log
+        plans = {self._path.name: planned, GREEDY: place_greedily(load, deployment)}
+        choice = choose(plans, load[None], gpus)
+        logger.info("model of %d layers: %s on the window", len(load), choice)
+        return plans[choice.kept].phy2log
 
 
 def load_program(path: Path) -> Callable:
@@ -207,6 +202,8 @@ def _rows_for(placement: EnginePlacement, sizes: tuple[int, ...]) -> np.ndarray 
     """
     layers, experts, slots, ranks = sizes
     rows = placement.phy2log
+    if placement.every_layer:
+        rows = np.repeat(rows, layers, axis=0)
     if len(rows) != layers:
         in_order = np.arange(rows.shape[1]) % placement.num_experts
         rows = rows[(rows != in_order).any(axis=1)]

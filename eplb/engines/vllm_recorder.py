@@ -15,6 +15,7 @@ import numpy as np
 
 from eplb import loadstats
 from eplb.common import UserError, replacing
+from eplb.placement import Deployment
 
 MOST_BYTES = 256 << 20  # of a file: some 1,500 windows of 58 layers of 256 experts
 
@@ -30,7 +31,7 @@ class Recorder:
         self._last: dict[tuple[int, ...], np.ndarray] = {}
         self._steps = 0
 
-    def add(self, load: np.ndarray, num_ranks: int) -> None:
+    def add(self, load: np.ndarray, deployment: Deployment) -> None:
         """Append the window ``load`` [layers, experts] on the first rank, if it is a new one.
 
         A change of a server's size brings the last window again. What cannot be written is logged:
@@ -43,7 +44,7 @@ class Recorder:
             self._folder.mkdir(parents=True, exist_ok=True)
             if not is_window(load) or np.array_equal(load, last):
                 return
-            line = loadstats.line_of(load, self._steps, num_ranks).encode()
+            line = loadstats.line_of(load, self._steps, deployment).encode()
             path = self._folder / f"load_{load.shape[0]}x{load.shape[1]}{loadstats.SUFFIX}"
             append(path, line, self._most_bytes)
         except (OSError, UserError) as error:

@@ -42,22 +42,31 @@ def gpu_loads_figure(evaluation: Evaluation) -> Figure:
     in_order = experts_in_order(*load.shape, scores.deployment.num_replicas)
     before = gpu_loads(load, in_order, scores.deployment.num_gpus)
 
-    names = ("experts in order", "this program")
+    panels = {"experts in order": before, "this program": after}
+    titles = [f"{name}: balancedness {balancedness(each):.3f}" for name, each in panels.items()]
     figure = Figure(figsize=(11, 6.2), layout="constrained")
-    axes = figure.subplots(1, 2, sharey=True)
-    for axis, name, loads in zip(axes, names, (before, after), strict=True):
-        mean = loads.mean(axis=1, keepdims=True)
-        relative = np.divide(loads, mean, out=np.ones_like(loads), where=mean > 0)
-        image = axis.imshow(relative, cmap="RdBu_r", vmin=0, vmax=2, aspect="auto")
-        axis.set_title(f"{name}: balancedness {balancedness(loads):.3f}")
-        axis.set_xlabel("GPU")
-    axes[0].set_ylabel("layer")
-    bar = figure.colorbar(image, ax=axes, extend="max", pad=0.01)
-    bar.set_label("tokens on the GPU / mean over the layer's GPUs")
+    draw_loads(figure, dict(zip(titles, panels.values(), strict=True)))
     figure.suptitle(
         f"Load of every GPU in window {window + 1}; the program had seen window {window}"
     )
     return figure
+
+
+def draw_loads(figure, panels: dict[str, np.ndarray], unit: str = "GPU") -> list:
+    """A panel a placement in ``figure``, from its loads [layers, units]; the panels' axes.
+
+    unit: what the columns are
+    """
+    axes = figure.subplots(1, len(panels), sharey=True, squeeze=False)[0]
+    for axis, (title, loads) in zip(axes, panels.items(), strict=True):
+        mean = loads.mean(axis=1, keepdims=True)
+        relative = np.divide(loads, mean, out=np.ones_like(loads), where=mean > 0)
+        image = axis.imshow(relative, cmap="RdBu_r", vmin=0, vmax=2, aspect="auto")
+        axis.set(title=title, xlabel=unit)
+    axes[0].set_ylabel("layer")
+    bar = figure.colorbar(image, ax=axes, extend="max", pad=0.01)
+    bar.set_label(f"tokens on the {unit} / mean of its layer")
+    return list(axes)
 
 
 def balancedness_figure(evaluation: Evaluation) -> Figure:

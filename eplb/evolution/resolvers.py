@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 import shutil
 import subprocess
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,7 @@ def register_resolvers() -> None:
         "models": _models,
         "meta_models": _meta_models,
         "objective": _objective,
+        "sizes": lambda arguments: OmegaConf.create(_sizes(**_named_sizes(arguments))),
         "evaluation_jobs": lambda: max(1, (os.cpu_count() or 1) // 2),
         "slurm_partition": slurm_partition,
         "output_dir": output_dir,
@@ -52,6 +54,33 @@ def _objective(scoring: str) -> str:
     if scoring not in SCORINGS:
         raise UserError(f"scoring={scoring}: there is no such scoring; use {', '.join(SCORINGS)}")
     return SCORINGS[scoring].sentence
+
+
+def _named_sizes(arguments: Any) -> dict[str, Any]:
+    """Of the evaluation's arguments those that decide what programs are run on."""
+    names = ("trace", "num_replicas", "num_groups", "num_nodes", "num_gpus")
+    return {name: arguments[name] for name in names if arguments.get(name) is not None}
+
+
+@cache
+def _sizes(trace: str | None = None, **chosen: int) -> dict[str, int]:
+    """The numbers of the task: the deployment, and the shape of the trace; read once."""
+    from eplb.trace import read_trace
+
+    path = trace or project_file("expert-load.json")
+    read = read_trace(path)
+    try:
+        deployment = read.deployment(**chosen)
+    except UserError as error:
+        raise UserError(f"trace {path}: {error}") from error
+    _, layers, experts = read.loads.shape
+    return {
+        **vars(deployment),
+        "layers": layers,
+        "experts": experts,
+        "slots_per_gpu": deployment.slots_per_gpu,
+        "experts_per_group": experts // deployment.num_groups,
+    }
 
 
 def slurm_partition() -> str:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import ast
 import random
 import re
+from collections.abc import Sequence
 from typing import NamedTuple
 
 from eplb.proposer.parts import Part, needed
@@ -37,7 +38,7 @@ class Change(NamedTuple):
 class Sources(NamedTuple):
     """What operators draw on besides the program: catalogue and other programs, best first."""
 
-    parts: list[Part]
+    parts: Sequence[Part]
     donors: list[Program]
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import ast
 import builtins
+import functools
 from pathlib import Path
 from typing import NamedTuple
 
@@ -73,9 +74,10 @@ def read_part(path: Path) -> Part:
     return Part(path.parent.name, path.stem, summary, text, function, imports, helpers, same)
 
 
-def read_catalogue(folder: Path = CATALOGUE) -> list[Part]:
+@functools.cache
+def read_catalogue() -> tuple[Part, ...]:
     """All parts, ordered by role and name."""
-    return [read_part(path) for path in sorted(folder.glob("*/*.py"))]
+    return tuple(read_part(path) for path in sorted(CATALOGUE.glob("*/*.py")))
 
 
 def needed(part: Part, present: set[str]) -> tuple[list[str], list[str]]:

@@ -15,7 +15,7 @@ tokens, or with several GPUs that fetch from one; and bursts: a window's steps a
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, fields, replace
 
 import numpy as np
@@ -80,13 +80,13 @@ def worth(
     placements: list[ExpertPlacement],
     deployment: Deployment,
     rule: str = "even",
-    planning: float = 0.0,
+    planning: float | Sequence[float] = 0.0,
 ) -> list[Worth]:
     """What ``placements``, one for each of ``windows``, are worth under each profile.
 
     windows: [W, layers, experts] tokens per expert in the windows that are served
     rule: of `eplb.throughput.dispatch`
-    planning: seconds that one plan takes; each window has one
+    planning: seconds of the plan before every window, or before each
 
     The first placement is there from the start, so that nothing moves before it.
     """
@@ -94,25 +94,30 @@ def worth(
         _Served(window, placement, slot_loads(window, placement, deployment, rule))
         for window, placement in zip(windows, placements, strict=True)
     ]
-    return [_over_time(profile, served, deployment, rule, planning) for profile in profiles]
+    seconds = np.broadcast_to(planning, len(served))
+    return [_over_time(profile, served, deployment, rule, seconds) for profile in profiles]
 
 
 def _over_time(
-    profile: Profile, served: list[_Served], deployment: Deployment, rule: str, planning: float
+    profile: Profile,
+    served: list[_Served],
+    deployment: Deployment,
+    rule: str,
+    planning: np.ndarray,
 ) -> Worth:
     steps = _Steps(profile, deployment.num_gpus)
     periods, before = [], None
-    for now in served:
+    for now, plan in zip(served, planning, strict=True):
         period = _undisturbed(steps, now, deployment)
         # Of moving and of planning, in seconds.
-        costs = np.array([0.0, planning])
+        costs = np.array([0.0, plan])
         if before is not None:
             costs[0] = moving_seconds(profile, before, now.placement, deployment)
         if profile.rebalancing is Rebalancing.asynchronous:
             stale = period.seconds
             if before is not None:
                 old = slot_loads(now.window, before, deployment, rule)
-                stale = steps.hottest(now.window, old)
+                stale = steps.hottest(now.window, old).sum()
             late = min(1.0, costs.sum() / stale)
             costs *= late * (stale - period.seconds) / max(costs.sum(), 1e-12)
         moving, planned = costs.tolist()
@@ -131,10 +136,10 @@ def _undisturbed(steps: _Steps, now: _Served, deployment: Deployment) -> Worth:
     return Worth(
         perfect=perfect,
         spare_slots=evened - perfect,
-        imbalance=steps.hottest(now.window, now.by_slot) - evened,
+        imbalance=float(steps.hottest(now.window, now.by_slot).sum()) - evened,
         moving=0.0,
         planning=0.0,
-        without=steps.hottest(now.window, unplaced),
+        without=float(steps.hottest(now.window, unplaced).sum()),
         tokens=float(steps.profile.steps_per_window * steps.tokens),
     )
 
@@ -160,8 +165,8 @@ class _Steps:
         """Of one step, over all GPUs."""
         return self.profile.tokens_per_gpu * self.gpus
 
-    def hottest(self, window: np.ndarray, by_slot: np.ndarray) -> float:
-        """Seconds for tokens ``by_slot`` [layers, slots] of ``window`` [layers, experts]."""
+    def hottest(self, window: np.ndarray, by_slot: np.ndarray) -> np.ndarray:
+        """[layers] seconds, for tokens ``by_slot`` [layers, slots] of ``window``."""
         share = _share(window, by_slot)
         by_gpu = (len(window), self.gpus, -1)
         rows = self.tokens * self.profile.top_k * share.reshape(by_gpu).sum(axis=2)
@@ -173,7 +178,7 @@ class _Steps:
         """The same where every GPU has ``slots`` slots and the mean of what they have to do."""
         active = self._active(_share(window, by_slot)).sum(axis=1) / self.gpus
         rows = self.tokens * self.profile.top_k / self.gpus
-        return self._seconds(self._layer_ms(slots, active, rows))
+        return float(self._seconds(self._layer_ms(slots, active, rows)).sum())
 
     def _active(self, share: np.ndarray) -> np.ndarray:
         """The chance that at least one token of a step goes to each slot of ``share``."""
@@ -185,8 +190,8 @@ class _Steps:
         size = self.profile.bytes_per_expert / model.bytes_per_expert
         return model.ms(slots, active, rows, self.tokens, size)
 
-    def _seconds(self, layer_ms: np.ndarray) -> float:
-        return self.profile.steps_per_window * float(layer_ms.sum()) / 1e3
+    def _seconds(self, layer_ms: np.ndarray) -> np.ndarray:
+        return self.profile.steps_per_window * layer_ms / 1e3
 
 
 def _share(window: np.ndarray, by_slot: np.ndarray) -> np.ndarray:
@@ -196,6 +201,18 @@ def _share(window: np.ndarray, by_slot: np.ndarray) -> np.ndarray:
     return np.divide(by_slot, total, out=even, where=total > 0)
 
 
+def layer_seconds(
+    profile: Profile,
+    window: np.ndarray,
+    placement: ExpertPlacement,
+    deployment: Deployment,
+    rule: str = "even",
+) -> np.ndarray:
+    """[layers] seconds that a window's steps spend in each layer, rearrangements apart."""
+    by_slot = slot_loads(window, placement, deployment, rule)
+    return _Steps(profile, deployment.num_gpus).hottest(window, by_slot)
+
+
 def moving_seconds(
     profile: Profile, before: ExpertPlacement, after: ExpertPlacement, deployment: Deployment
 ) -> float:
@@ -203,23 +220,29 @@ def moving_seconds(
 
     An expert comes from a GPU of the same node where one held it.
     """
+    by_layer = fetching_seconds(profile, before, after, deployment)
+    return float(by_layer.sum(axis=0).max()) + profile.fixed_stall * bool(by_layer.any())
+
+
+def fetching_seconds(
+    profile: Profile, before: ExpertPlacement, after: ExpertPlacement, deployment: Deployment
+) -> np.ndarray:
+    """[layers, num_gpus] seconds that each GPU takes to fetch a layer's experts."""
     within, between = fetched(before, after, deployment)
-    if not (within.any() or between.any()):
-        return 0.0
     gigabytes = profile.bytes_per_expert / 1e9
-    slowest = within / profile.link_within_node + between / profile.link_between_nodes
-    return float(slowest.max()) * gigabytes + profile.fixed_stall
+    slowness = within / profile.link_within_node + between / profile.link_between_nodes
+    return gigabytes * slowness
 
 
 def fetched(
     before: ExpertPlacement, after: ExpertPlacement, deployment: Deployment
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Experts, over all layers, that each GPU fetches: from its own node, and from others.
+    """Experts that each GPU fetches: from its own node, and from others.
 
-    Both are [num_gpus]; ``deployment`` has the nodes.
+    Both are [layers, num_gpus]; ``deployment`` has the nodes.
     """
     gpus, nodes = deployment.num_gpus, deployment.num_nodes
     held = before.holders(gpus)
     needed = after.holders(gpus) & ~held
     on_node = held.reshape(*held.shape[:2], nodes, -1).any(axis=3).repeat(gpus // nodes, axis=2)
-    return (needed & on_node).sum(axis=(0, 1)), (needed & ~on_node).sum(axis=(0, 1))
+    return (needed & on_node).sum(axis=1), (needed & ~on_node).sum(axis=1)

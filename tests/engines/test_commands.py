@@ -14,8 +14,9 @@ import yaml
 
 from eplb import trace as traces
 from eplb.common import UserError
-from eplb.engines import generate, planning, registry
+from eplb.engines import planning, registry
 from eplb.engines.choice import place_greedily
+from eplb.engines.generate import generate
 from eplb.engines.load_table import tabulate
 from eplb.engines.matching import align
 from eplb.engines.report import report
@@ -92,14 +93,14 @@ def no_sandbox(monkeypatch):
     monkeypatch.setattr(planning, "Sandbox", EngineRule)
 
 
-def generated(recording: Path, output: Path, **options) -> generate.Generated:
+def generated(recording: Path, output: Path, **options) -> tuple[str, list[str]]:
     options = {"ep_size": 8, "num_slots": 272} | options
-    return generate.generate(expert_statistic_path=recording, output_path=output, **options)
+    return generate(expert_statistic_path=recording, output_path=output, **options)
 
 
 def test_held_out_figures_are_those_of_the_written_file(no_sandbox, recording, tmp_path):
     output = tmp_path / "out.yaml"
-    told = generated(recording, output, validate=0.25).summary
+    told = generated(recording, output, validate=0.25)[0]
     last = registry.read_statistics(recording, 115, None)
     placed, _ = align(registry.read_placement(output), last, "it")
     table = tabulate(last.layers, last.loads, placed, 8)
@@ -113,7 +114,7 @@ def test_default_program_beats_the_engines_rule_on_a_drifting_workload(tmp_path)
     traces.write_trace(tmp_path / "trace.json", make_trace(workload))
     told = generated(
         tmp_path / "trace.json", tmp_path / "out.yaml", ep_size=8, num_slots=80, validate=0.2
-    ).summary
+    )[0]
     rows = re.findall(r"^(.+?)  +\d\.\d{4} +(\d\.\d{4})$", told, re.MULTILINE)
     figures = {name: float(figure) for name, figure in rows}
     assert figures["experts in order"] < figures["greedy, plain sum"] < figures["balanced.py"]
@@ -125,7 +126,7 @@ def test_every_placement_format_is_written(no_sandbox, recording, tmp_path):
         "vllm-ascend": "b.json",
         "tensorrt-llm": "c.yaml",
     }.items():
-        told = generated(recording, tmp_path / file, format=name).summary
+        told = generated(recording, tmp_path / file, format=name)[0]
         assert str(tmp_path / file) in told
         placed, _ = align(
             registry.read_placement(tmp_path / file), registry.read_statistics(recording), file
@@ -151,24 +152,25 @@ def test_a_recording_becomes_a_trace(no_sandbox, recording, tmp_path):
     ("options", "warning"),
     [
         ({"ep_size": 1}, "ep_size 1 leaves nothing"),
+        ({"ep_size": 16}, "hold 8 ranks, ep_size is 16"),
         ({"layer_updates_per_iter": 3}, "3 is more than the 2 layers"),
         ({"num_groups": 8}, "no effect with --num_nodes 1"),
         ({"num_groups": 1, "num_nodes": 2}, "does not spread over num_nodes 2"),
     ],
 )
 def test_what_the_engine_ignores_is_warned_about(no_sandbox, recording, tmp_path, options, warning):
-    assert warning in " ".join(generated(recording, tmp_path / "out.yaml", **options).warnings)
+    assert warning in " ".join(generated(recording, tmp_path / "out.yaml", **options)[1])
 
 
 def test_layer_numbers_that_are_not_the_models_are_warned_about(no_sandbox, recording, tmp_path):
     trace = tmp_path / "trace.json"
-    assert not generated(recording, trace, format="trace").warnings
-    assert "number the MoE layers" in generated(trace, tmp_path / "out.yaml").warnings[0]
+    assert not generated(recording, trace, format="trace")[1]
+    assert "number the MoE layers" in generated(trace, tmp_path / "out.yaml")[1][0]
     told = generated(trace, tmp_path / "out.yaml", first_moe_layer=3)
-    assert not told.warnings
+    assert not told[1]
     assert registry.read_placement(tmp_path / "out.yaml").layers == (3, 4)
     told = generated(trace, tmp_path / "b.json", format="vllm-ascend", layer_updates_per_iter=1)
-    assert len(told.warnings) == 1 and "--layer_updates_per_iter" in told.warnings[0]
+    assert len(told[1]) == 1 and "--layer_updates_per_iter" in told[1][0]
 
 
 @pytest.mark.parametrize(
@@ -223,3 +225,35 @@ def test_report_asks_for_what_the_files_do_not_tell(tmp_path):
     location.write_text(json.dumps({"layer_list": [{"device_list": devices}]}))
     with pytest.raises(UserError, match="--ep_size is 4, but the placement is one of 2 devices"):
         report(expert_statistic_path=counts, eplb_config=location, ep_size=4)
+
+
+def test_from_what_is_deployed_less_is_fetched_and_it_says_so(no_sandbox, recording, tmp_path):
+    """Also that what is deployed is what comes out of a recording that says nothing new."""
+    first, second = tmp_path / "first.yaml", tmp_path / "second.yaml"
+    shape = {"ep_size": 8, "num_slots": 320}
+    generated(recording, first, **shape)
+    told = generated(recording, second, current=first, **shape)[0]
+    fetched = [int(n) for n in re.findall(r"(\d+) experts, ", told)]
+    assert len(fetched) == 3 and fetched[0] >= fetched[1] >= fetched[2]
+    assert registry.read_placement(second).phy2log.shape == (2, 320)
+    with pytest.raises(UserError, match="has 320 slots on 8 ranks, the plan 328 on 8"):
+        generated(recording, second, current=first, ep_size=8, num_slots=328)
+    held_out = generated(recording, second, current=first, validate=0.5, **shape)[0]
+    assert "layers would not pay for their moves" in held_out
+
+
+def test_the_report_says_what_a_placement_gains_in_tokens_per_second(
+    no_sandbox, recording, tmp_path
+):
+    output = tmp_path / "placement.yaml"
+    generated(recording, output, ep_size=8, num_slots=320, validate=0.5)
+    options = {"expert_statistic_path": recording, "eplb_config": output, "validate": 0.5}
+    gains = {}
+    for rule in ("even", "lp"):
+        text, _ = report(**options, dispatch=rule, hardware=["b200", "decode.tokens_per_gpu=999"])
+        assert f"tokens per second on b200 decode.tokens_per_gpu=999, dispatch {rule}" in text
+        gains[rule] = [float(gain) for gain in re.findall(r"([\d.]+) x experts in order", text)]
+        assert len(gains[rule]) == 2 and min(gains[rule]) > 0.5
+    assert gains["lp"] >= gains["even"] and gains["lp"] != gains["even"]
+    with pytest.raises(UserError, match="--hardware nothing"):
+        report(**options, hardware=["nothing"])

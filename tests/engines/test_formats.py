@@ -196,7 +196,7 @@ BROKEN = {
         lambda f: change_tensors(
             f / "rank2.safetensors", lambda t: t.update({"101_3": np.full(16, -1, np.int32)})
         ),
-        "layer 3, expert 0 is -1, negative",
+        "layer 3 in iteration 101, expert 0 is -1, negative",
     ),
     "fractions": (
         lambda f: change_tensors(

@@ -7,6 +7,7 @@ import re
 import sys
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 import yaml
 from hydra.utils import instantiate
@@ -20,6 +21,7 @@ from eplb.evaluation.scores import SCORINGS
 from eplb.evolution import run
 from eplb.evolution.models import OFFLINE_MODEL
 from eplb.evolution.settings import check_start_program, compose_config, with_saved
+from eplb.trace import Trace, TraceHeader, write_trace
 
 
 @pytest.fixture(autouse=True)
@@ -88,6 +90,26 @@ def test_the_task_states_the_formula_and_the_contract():
         "require:",
     ):
         assert words in message
+
+
+def test_the_task_names_the_sizes_of_the_embedded_trace():
+    message = compose_config([]).evo_config.task_sys_msg
+    assert "Each of 58 layers has E logical\nexperts (256)" in message
+    assert "physical slots (288)" in message
+    assert "(32 GPUs on 4 nodes, S = 9)" in message
+    assert "(8 of 32) may matter" in message
+
+
+def test_the_task_names_the_sizes_of_another_trace(tmp_path):
+    path = tmp_path / "mine.json"
+    header = TraceHeader(num_groups=1, num_replicas=448, num_nodes=8, num_gpus=64)
+    write_trace(path, Trace(np.ones((4, 3, 384), dtype=np.int64), header))
+    asked = f"+distributed_job_config.extra_cmd_args.trace={path}"
+    message = compose_config([asked]).evo_config.task_sys_msg
+    assert "experts (384)" in message and "physical slots (448)" in message
+    assert "256" not in message and "288" not in message
+    fewer = [asked, "+distributed_job_config.extra_cmd_args.num_gpus=32"]
+    assert "(32 GPUs on 8 nodes, S = 14)" in compose_config(fewer).evo_config.task_sys_msg
 
 
 @pytest.mark.parametrize("scoring", SCORINGS)

@@ -102,10 +102,10 @@ def test_the_gpu_that_fetches_most_is_waited_for_and_links_differ():
     after = placements_of([np.array([[0, 2, 1, 3, 4, 5, 6, 7]])], 8)[0]
     deployment = Deployment(8, 1, 2, 4)
     within, between = fetched(before, after, deployment)
-    assert (within.tolist(), between.tolist()) == ([1, 1, 0, 0], [0, 0, 0, 0])
+    assert (within.tolist(), between.tolist()) == ([[1, 1, 0, 0]], [[0, 0, 0, 0]])
     far = placements_of([np.array([[0, 6, 2, 3, 4, 5, 1, 7]])], 8)[0]
     within, between = fetched(before, far, deployment)
-    assert (within.tolist(), between.tolist()) == ([0, 0, 0, 0], [1, 0, 0, 1])
+    assert (within.tolist(), between.tolist()) == ([[0, 0, 0, 0]], [[1, 0, 0, 1]])
     profile = replace(
         H200["decode"], bytes_per_expert=1e9, link_within_node=100.0, link_between_nodes=10.0
     )

@@ -11,17 +11,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-import initial
 from eplb.bench import trace_figures as figures
 from eplb.bench.calibration import Row, calibration, report
 from eplb.bench.calibration import main as calibrate
-from eplb.bench.policies import global_policy, hierarchical_policy
 from eplb.common import UserError
-from eplb.placement import Deployment, ExpertPlacement, node_locality
 from eplb.trace import Trace, read_trace
 from eplb.workload_model import PRESETS, WorkloadModel, generate
 from eplb.workload_model.__main__ import main
@@ -208,40 +204,6 @@ def test_bursts_show_between_records_of_a_window():
         return figures.over_poisson(generate(model).loads.astype(float)).mean()
 
     assert roughness(1.0) > 1.5 * roughness(0.0)
-
-
-@settings(deadline=None, max_examples=30)
-@given(
-    shape=st.sampled_from([(8, 4, 2, 4), (16, 4, 4, 8), (12, 3, 3, 3), (8, 1, 1, 4), (8, 2, 1, 2)]),
-    spare=st.integers(0, 3),
-    data=st.data(),
-)
-def test_policies_are_those_of_the_seed(shape, spare, data):
-    """Against the seed program: the same policy gives the same replicas and the same loads."""
-    experts, groups, nodes, gpus = shape
-    deployment = Deployment(-(-experts // gpus) * gpus + spare * gpus, groups, nodes, gpus)
-    deployment.check(experts)
-    # Roots of primes, whose sums all differ too: how ties are broken is nobody's policy.
-    primes = [2, 3, 5, 7, 11, 13, 17, 19, 23, 29, 31, 37, 41, 43, 47, 53][:experts]
-    orders = data.draw(st.lists(st.permutations(primes), min_size=2, max_size=2))
-    weight = np.sqrt(np.array(orders, dtype=float))
-    for policy, args in (
-        (hierarchical_policy, (groups, nodes)),
-        (global_policy, (1, 1)),
-    ):
-        phy2log = policy(weight, deployment)
-        expected, _, logcnt = initial.run_eplb(
-            torch.tensor(weight), deployment.num_replicas, *args, gpus
-        )
-        ours = ExpertPlacement.from_phy2log(phy2log, experts)
-        assert np.array_equal(ours.logcnt, logcnt.numpy())
-        if policy is hierarchical_policy:
-            assert node_locality(phy2log, experts, deployment) == 1
-        load = np.take_along_axis(weight / ours.logcnt, phy2log, axis=1).reshape(2, gpus, -1)
-        seeds = np.take_along_axis(weight / ours.logcnt, expected.numpy(), axis=1).reshape(
-            2, gpus, -1
-        )
-        assert np.allclose(np.sort(load.sum(axis=2)), np.sort(seeds.sum(axis=2)), rtol=1e-4)
 
 
 def test_figures_on_a_case_worked_by_hand():
