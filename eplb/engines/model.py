@@ -25,6 +25,7 @@ class ExpertStatistics:
     first_iteration: number of the first iteration; the others follow one by one
     num_ranks, num_slots, num_groups, num_nodes: of the deployment that recorded, if the files tell
     top_k: experts per token, if the files tell
+    steps_per_iteration: engine steps that an iteration sums up, if the files tell
     model_layers: layers of the model including dense ones, if the files tell
     moe_layers_only: the files number the MoE layers from 0 and skip the dense ones
     notes: what the user should know of the files
@@ -38,6 +39,7 @@ class ExpertStatistics:
     num_groups: int | None = None
     num_nodes: int | None = None
     top_k: int | None = None
+    steps_per_iteration: int | None = None
     model_layers: int | None = None
     moe_layers_only: bool = False
     notes: tuple[str, ...] = ()

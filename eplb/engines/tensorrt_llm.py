@@ -86,7 +86,8 @@ def read_statistics(source: Source) -> ExpertStatistics:
     # Only the ranks of one stage share its layers. A single rank may have recorded by itself.
     known = {"num_ranks": ranks if ranks > 1 else None, "notes": tuple(notes)}
     top_k = meta.get("num_experts_per_token")
-    return statistics_of(source, loads, layers, first, top_k=top_k, **known)
+    known |= {"top_k": top_k, "steps_per_iteration": 1}
+    return statistics_of(source, loads, layers, first, **known)
 
 
 def _rank_files(source: Source) -> list[Path]:

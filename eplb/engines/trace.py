@@ -36,6 +36,7 @@ def read(source: Source) -> ExpertStatistics:
         source,
         trace.loads,
         top_k=header.top_k,
+        steps_per_iteration=header.steps_per_record,
         num_groups=header.num_groups,
         num_ranks=header.num_gpus,
         num_slots=header.num_replicas,
@@ -64,7 +65,7 @@ def write_statistics(path: Path, statistics: ExpertStatistics) -> None:
         num_groups=statistics.num_groups or defaults[1],
         num_nodes=statistics.num_nodes or defaults[2],
         num_gpus=ranks,
-        steps_per_record=1,
+        steps_per_record=statistics.steps_per_iteration or 1,
         rebalance_interval=interval,
     )
     traces.write_trace(path, traces.Trace(statistics.loads, header))

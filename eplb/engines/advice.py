@@ -1,0 +1,246 @@
+"""What to deploy, tried out on a recording: spare slots, intervals of rebalancing and EP sizes.
+
+The recording is cut into windows. A program sees them in order, as a deployed balancer does; the
+first half is the past, and every choice is judged on the second half, where a placement serves
+windows that come after all that it was made from. Covered: the trial. Not covered: what it says
+to a person (`eplb.engines.advice_report`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+
+from eplb.common import UserError
+from eplb.engines.model import ExpertStatistics
+from eplb.engines.moves import economical, relabel
+from eplb.engines.planning import check_sizes
+from eplb.evaluation.measure import ProgramRun, run_program
+from eplb.loads import balancedness
+from eplb.placement import Deployment, ExpertPlacement
+from eplb.sandbox.runner import Refused, Sandbox
+from eplb.throughput.dispatch import gpu_loads
+from eplb.throughput.profile import Serving
+from eplb.throughput.worth import Worth, fetched, moving_seconds, worth
+
+WINDOWS = 16
+SPARE_SLOTS = range(9)
+# Fewer held-out windows than this say little of how often to rebalance, and fewer tokens for an
+# expert in a window are mostly chance: a hundred are off by a tenth.
+ENOUGH_WINDOWS = 4
+ENOUGH_TOKENS = 100
+
+
+@dataclass(frozen=True)
+class Past:
+    """A recording in windows.
+
+    windows: [W, layers, experts] tokens, without layers that never had any
+    known: how many of them are the past; the others are held out
+    iterations: of each window; the oldest that make no whole window are left out
+    """
+
+    statistics: ExpertStatistics
+    windows: np.ndarray
+    known: int
+    iterations: int
+
+    @classmethod
+    def of(cls, statistics: ExpertStatistics) -> Past:
+        loads = statistics.loads[:, statistics.loads.any(axis=(0, 2))]
+        if len(loads) < 2:
+            raise UserError("the recording has one iteration; two are needed, better a hundred")
+        count = min(WINDOWS, len(loads))
+        iterations = len(loads) // count
+        used = loads[len(loads) - count * iterations :]
+        windows = used.reshape(count, iterations, *loads.shape[1:]).sum(axis=1)
+        return cls(statistics, windows, count // 2, iterations)
+
+    @property
+    def held_out(self) -> np.ndarray:
+        return self.windows[self.known :]
+
+    @property
+    def warnings(self) -> list[str]:
+        """Why the recording may be too short to say."""
+        found = []
+        if len(self.held_out) < ENOUGH_WINDOWS:
+            found.append(
+                f"the recording is too short to say how often to rebalance: {len(self.held_out)} "
+                f"windows are held out, and {ENOUGH_WINDOWS} are the least; record more iterations"
+            )
+        tokens = float(self.windows.mean())
+        if tokens < ENOUGH_TOKENS:
+            found.append(
+                f"the recording is too short to say much: an expert has {tokens:.0f} tokens in a "
+                f"window, which is mostly chance; record for longer"
+            )
+        return found
+
+
+@dataclass(frozen=True)
+class Trial:
+    """One choice in one phase, judged on the held-out windows.
+
+    every: windows from one rebalancing to the next; 0 for a placement that stays
+    steps: the same in engine steps
+    gigabytes: of expert weights on each GPU
+    balancedness: mean over the windows, under the dispatch of the trial
+    moved, stall: experts fetched, over all GPUs, and seconds that it takes, per rebalancing
+    """
+
+    phase: str
+    deployment: Deployment
+    spare: int
+    every: int
+    steps: int
+    gigabytes: float
+    balancedness: float
+    worth: Worth
+    moved: float
+    stall: float
+
+    @property
+    def tokens_per_gpu(self) -> float:
+        """Tokens per second and GPU, if the layers of experts were all that takes time."""
+        return self.worth.tokens_per_second / self.deployment.num_gpus
+
+
+def deployment_of(experts: int, gpus: int, spare: int, gpus_per_node: int, groups: int):
+    """``spare`` slots on each of ``gpus`` beyond those that the experts need."""
+    nodes = gpus // gpus_per_node if gpus % gpus_per_node == 0 else 1
+    slots = (-(-experts // gpus) + spare) * gpus
+    return check_sizes(experts, slots, gpus, groups, nodes)
+
+
+def plans(sandbox: Sandbox, program: Path, windows: np.ndarray, deployment: Deployment):
+    """What ``program`` answers to ``windows``, in order; `UserError` where it fails."""
+    try:
+        return run_program(sandbox, program, windows, deployment)
+    except Refused as error:
+        raise UserError(f"{program} gives no placement: {error}") from error
+
+
+def try_out(
+    past: Past,
+    run: ProgramRun,
+    deployment: Deployment,
+    spare: int,
+    serving: Serving,
+    phase: str,
+    steps_per_iteration: int,
+) -> Iterator[Trial]:
+    """A trial of ``run``'s placements in ``phase`` for every interval that the windows allow."""
+    held_out = past.held_out
+    intervals, every = [0], len(held_out) // 2
+    while every >= 1:
+        intervals.append(every)
+        every //= 2
+    steps = past.iterations * steps_per_iteration
+    profile = replace(serving.profiles[phase], steps_per_window=steps)
+    alone = Serving({phase: profile}, serving.dispatch)
+    for every in intervals:
+        placements, times = schedule(past, run, deployment, alone, every or len(held_out))
+        (value,) = worth([profile], held_out, placements, deployment, serving.dispatch, times)
+        moves = [pair for pair, plan in zip(zip(placements, placements[1:]), times[1:]) if plan]
+        count = max(len(moves), 1)
+        experts = sum(int(sum(fetched(*pair, deployment)).sum()) for pair in moves)
+        moving = sum(moving_seconds(profile, *pair, deployment) for pair in moves)
+        yield Trial(
+            phase=phase,
+            deployment=deployment,
+            spare=spare,
+            every=every,
+            steps=every * steps,
+            gigabytes=deployment.slots_per_gpu * held_out.shape[1] * profile.bytes_per_expert / 1e9,
+            balancedness=_balancedness(held_out, placements, deployment, serving.dispatch),
+            worth=value,
+            moved=experts / count,
+            stall=(moving + sum(times)) / count,
+        )
+
+
+def schedule(
+    past: Past, run: ProgramRun, deployment: Deployment, serving: Serving, every: int
+) -> tuple[list[ExpertPlacement], list[float]]:
+    """The placement of every held-out window, and the seconds of planning before it.
+
+    The last plan of the past is there at the start; then there is a new one ``every`` so many
+    windows, numbered so that least is fetched, in the layers where it pays.
+    """
+    placements, times = [run.placements[past.known - 1]], [0.0]
+    for index in range(past.known + 1, len(past.windows)):
+        before, seconds = placements[-1], 0.0
+        if (index - past.known) % every == 0:
+            rehearsed, plan = run.placements[index - 2], run.placements[index - 1]
+            seconds = float(run.seconds[0, index - 1])
+            after = relabel(before, plan, deployment)
+            load = past.windows[index - 1]
+            before = economical(before, after, rehearsed, load, deployment, serving)
+        placements.append(before)
+        times.append(seconds)
+    return placements, times
+
+
+def _balancedness(
+    windows: np.ndarray, placements: list[ExpertPlacement], deployment: Deployment, rule: str
+) -> float:
+    loads = [gpu_loads(*pair, deployment, rule) for pair in zip(windows, placements, strict=True)]
+    return float(np.nanmean(balancedness(np.stack(loads))))
+
+
+def under_rules(
+    past: Past, run: ProgramRun, trial: Trial, serving: Serving, rules: tuple[str, ...]
+) -> dict[str, Worth]:
+    """What the placements of ``trial``, had they stayed, are worth under each dispatch rule."""
+    steps = past.iterations
+    profile = replace(serving.profiles[trial.phase], steps_per_window=steps)
+    placements = [run.placements[past.known - 1]] * len(past.held_out)
+    setting = ([profile], past.held_out, placements, trial.deployment)
+    return {rule: worth(*setting, rule)[0] for rule in rules}
+
+
+def exchanged(
+    pasts: dict[str, Past], runs: dict[str, ProgramRun], deployment: Deployment, serving: Serving
+) -> dict[tuple[str, str], Worth]:
+    """By (phase planned for, phase served), what a plan that stays is worth there."""
+    found = {}
+    for planned, served in ((a, b) for a in pasts for b in pasts):
+        placement = runs[planned].placements[pasts[planned].known - 1]
+        held_out = pasts[served].held_out
+        setting = ([serving.profiles[served]], held_out, [placement] * len(held_out), deployment)
+        (found[planned, served],) = worth(*setting, serving.dispatch)
+    return found
+
+
+def advise(
+    pasts: dict[str, Past],
+    ep_sizes: list[int],
+    program: Path,
+    serving: Serving,
+    *,
+    gpus_per_node: int,
+    num_groups: int,
+    steps_per_iteration: int,
+    sandbox: Sandbox,
+    progress: Callable[[float], None] = lambda share: None,
+) -> tuple[list[Trial], dict[tuple[str, Deployment], ProgramRun]]:
+    """Every trial in every phase of ``pasts``, and the program's runs by phase and deployment."""
+    trials: list[Trial] = []
+    runs: dict[tuple[str, Deployment], ProgramRun] = {}
+    experts = next(iter(pasts.values())).windows.shape[2]
+    cases = [(gpus, spare) for gpus in ep_sizes for spare in SPARE_SLOTS]
+    for number, (gpus, spare) in enumerate(cases):
+        deployment = deployment_of(experts, gpus, spare, gpus_per_node, num_groups)
+        asked: dict[int, ProgramRun] = {}
+        for phase, past in pasts.items():
+            if id(past) not in asked:
+                asked[id(past)] = plans(sandbox, program, past.windows[:-1], deployment)
+            run = runs[phase, deployment] = asked[id(past)]
+            setting = (deployment, spare, serving, phase, steps_per_iteration)
+            trials.extend(try_out(past, run, *setting))
+        progress((number + 1) / len(cases))
+    return trials, runs

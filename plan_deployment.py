@@ -1,0 +1,70 @@
+"""Say what to deploy: spare slots, how often to rebalance, EP size and dispatch.
+
+python plan_deployment.py --expert_statistic_path ./expert_statistic --ep_size 32 --hardware h200
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+
+from tqdm import tqdm
+
+from eplb.common import DONE, exit_on_user_error, positive_int
+from eplb.engines.advice_report import make
+from eplb.engines.planning import DEFAULT_PROGRAM
+from eplb.throughput.profile import add_arguments
+
+
+def parse_arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        description="Try out on a recording what a deployment gains from spare slots and from "
+        "rebalancing: planned on the past, judged on held-out iterations."
+    )
+    add = parser.add_argument
+    add("--expert_statistic_path", type=Path, required=True, help="statistics of any engine")
+    add(
+        "--decode_statistic_path",
+        type=Path,
+        help="statistics of decode, where the others are of prefill alone",
+    )
+    add(
+        "--ep_size",
+        type=positive_int,
+        nargs="+",
+        required=True,
+        help="expert-parallel ranks, GPUs; several are compared",
+    )
+    add("--gpus_per_node", type=positive_int, default=8, help="default: 8")
+    add("--num_groups", type=positive_int, help="expert groups of the model's routing (default: 1)")
+    add("--iter_start", type=int, help="first iteration to use")
+    add("--iter_stop", type=int, help="first iteration not to use any more")
+    add(
+        "--steps_per_iteration",
+        type=positive_int,
+        help="engine steps that an iteration of the recording sums up (default: as recorded, or 1)",
+    )
+    add(
+        "--program_path",
+        type=Path,
+        help=f"balancer to plan with (default: {DEFAULT_PROGRAM} of this project)",
+    )
+    add_arguments(parser)
+    add("--plot", type=Path, help="draw tokens per second over memory")
+    return parser.parse_args()
+
+
+def main() -> int:
+    arguments = parse_arguments()
+    shape = "{desc} {percentage:3.0f}% |{bar}| {elapsed}"
+    with tqdm(total=1.0, desc="trying out", bar_format=shape, leave=False, disable=None) as bar:
+        text, warnings = make(**vars(arguments), progress=lambda share: bar.update(share - bar.n))
+    for warning in warnings:
+        print(f"warning: {warning}", file=sys.stderr)
+    print(text)
+    return DONE
+
+
+if __name__ == "__main__":
+    exit_on_user_error(main)

@@ -1,0 +1,233 @@
+"""What to deploy: `pytest tests/engines/test_advice.py`."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from eplb.common import UserError
+from eplb.engines import advice, advice_report
+from eplb.engines.advice import Past, Trial, deployment_of, schedule, try_out
+from eplb.engines.choice import place_greedily
+from eplb.engines.reading import spans
+from eplb.engines.registry import read_statistics
+from eplb.evaluation.measure import ProgramRun
+from eplb.placement import Deployment
+from eplb.sandbox.runner import Run
+from eplb.throughput.profile import Serving, default_serving
+from eplb.throughput.worth import Worth
+from eplb.trace import write_trace
+from eplb.workload_model import PRESETS, generate
+from tests.engines.samples import statistics
+
+ROOT = Path(__file__).parents[2]
+
+
+def trace_file(path: Path, preset="deepseek-v3", **changes) -> Path:
+    small = {"layers": 2, "experts": 32, "top_k": 4, "num_groups": 1} | changes
+    write_trace(path, generate(replace(PRESETS[preset], **small)))
+    return path
+
+
+@pytest.fixture(scope="module")
+def recording(tmp_path_factory) -> Path:
+    return trace_file(tmp_path_factory.mktemp("recording") / "trace.json")
+
+
+@pytest.fixture
+def no_sandbox(monkeypatch):
+    """The greedy rule in place of a program, a millisecond a call."""
+
+    class Greedy:
+        def __init__(self, *_):
+            pass
+
+        def __enter__(self):
+            return self
+
+        def __exit__(self, *_):
+            pass
+
+        def run(self, program, windows, deployment):
+            placements = [place_greedily(window, deployment) for window in windows]
+            return Run(placements, np.full(len(windows), 1e-3))
+
+    monkeypatch.setattr(advice_report, "Sandbox", Greedy)
+
+
+def told(recording, **options):
+    everything = {
+        "expert_statistic_path": recording,
+        "ep_size": [4],
+        "decode_statistic_path": None,
+        "gpus_per_node": 2,
+        "num_groups": None,
+        "iter_start": None,
+        "iter_stop": None,
+        "steps_per_iteration": None,
+        "program_path": None,
+        "hardware": ["h200"],
+        "dispatch": "even",
+        "plot": None,
+        "progress": lambda share: None,
+    }
+    return advice_report.make(**everything | options)
+
+
+def rows_of(text: str, phase: str) -> list[list[str]]:
+    part = text.split(f"\n{phase}:\n")[1].split("spare slots on each rank")[0]
+    return [line.strip("* ").split() for line in part.splitlines()[1:] if line.strip()]
+
+
+def test_the_table_has_every_number_of_spare_slots_and_intervals(no_sandbox, recording, tmp_path):
+    plot, shares = tmp_path / "plot.svg", []
+    text, warnings = told(recording, plot=plot, progress=shares.append)
+    for phase in ("prefill", "decode"):
+        rows = rows_of(text, phase)
+        assert [int(row[1]) for row in rows] == [spare for spare in range(9) for _ in range(4)]
+        # 120 iterations of 10 steps in 16 windows, of which 8 are held out.
+        assert [row[3] for row in rows[:4]] == ["never", "280", "140", "70"]
+        # Memory is the slots' and nothing else: 8 of 2 layers, and one more each.
+        size = 2 * 44040192 / 1e9
+        assert [float(row[2]) for row in rows[::4]] == pytest.approx(
+            [(8 + spare) * size for spare in range(9)], abs=0.06
+        )
+        assert all(0 < float(row[5]) <= 1 for row in rows)
+    assert warnings == [] and plot.stat().st_size > 1000
+    assert shares == sorted(shares) and shares[-1] == 1.0
+    assert "judged on 64 to 119" in text
+    assert "one recording cannot say" in text
+
+
+def test_the_command_that_it_ends_with_makes_the_file(no_sandbox, recording, tmp_path):
+    text, _ = told(recording, iter_stop=100, hardware=["h200", "decode.tokens_per_gpu=999"])
+    command = text.splitlines()[-1].split()
+    assert "--iter_stop 100" in text.splitlines()[-1]
+    made = subprocess.run(
+        [sys.executable, ROOT / command[1], *command[2:]],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+    )
+    assert made.returncode == 0, made.stderr
+    assert (tmp_path / "moe_load_balancer.yaml").is_file()
+
+
+def test_as_a_user_runs_it(recording, tmp_path):
+    """With a program that places experts in order: a sandbox, and nothing to gain."""
+    command = [sys.executable, ROOT / "plan_deployment.py", "--expert_statistic_path", recording]
+    run = subprocess.run([*command, "--ep_size", "0"], capture_output=True, text=True)
+    assert run.returncode == 2 and "Traceback" not in run.stderr
+    run = subprocess.run([*command, "--ep_size", "4"], capture_output=True, text=True)
+    assert run.returncode == 0, run.stderr
+    assert re.search(r"^recommended: 4 ranks, ", run.stdout, re.MULTILINE)
+
+
+def test_several_ep_sizes_are_compared(no_sandbox, recording):
+    text, _ = told(recording, ep_size=[4, 8, 4])
+    ranks = [int(row[0]) for row in rows_of(text, "decode")]
+    assert ranks == [4] * 36 + [8] * 36
+
+
+def test_two_recordings_say_whether_the_phases_need_different_plans(
+    no_sandbox, recording, tmp_path
+):
+    # Every window like the last: a plan that stays is right for all that is to come.
+    steady = {"regime_window": None, "drift": 0.0, "shifts": ()}
+    first = trace_file(tmp_path / "first.json", "stationary", **steady)
+    other = trace_file(tmp_path / "other.json", "stationary", seed=99, **steady)
+    same, _ = told(first, decode_statistic_path=first)
+    assert "can share a plan" in same
+    apart, _ = told(first, decode_statistic_path=other)
+    assert "need plans of their own" in apart
+    fewer = trace_file(tmp_path / "fewer.json", experts=16)
+    with pytest.raises(UserError, match="two models: 2 layers of 32 experts, and 2 of 16"):
+        told(first, decode_statistic_path=fewer)
+
+
+def test_dispatch_is_compared_for_what_is_recommended(no_sandbox, recording):
+    text, _ = told(recording, dispatch="lp", hardware=["h200", "tokens_per_gpu=8192"])
+    line = next(line for line in text.splitlines() if line.startswith("kept by dispatch"))
+    assert line.split()[3:] == ["even", "nearest", "by_rank", "lp"]
+
+
+def test_a_recording_that_is_too_short_is_told(no_sandbox, tmp_path):
+    short = trace_file(tmp_path / "short.json", windows=2, records_per_window=2, regime_window=None)
+    text, warnings = told(short, hardware=["h200", "steps_per_window=9"])
+    assert any("too short to say how often to rebalance: 2 windows" in each for each in warnings)
+    sparse = trace_file(tmp_path / "sparse.json", tokens_per_record=20)
+    _, warnings = told(sparse)
+    assert any("tokens in a window, which is mostly chance" in each for each in warnings)
+    with pytest.raises(UserError, match="one iteration"):
+        Past.of(statistics(layers=(0,), experts=8).between(100, 101))
+
+
+def past_of(recording) -> Past:
+    return Past.of(read_statistics(recording))
+
+
+def run_of(past: Past, deployment: Deployment, seconds=0.0) -> ProgramRun:
+    seen = past.windows[:-1]
+    placements = [place_greedily(window, deployment) for window in seen]
+    return ProgramRun(placements, np.full((1, len(seen)), seconds), np.empty((0, 0)))
+
+
+def test_no_window_is_served_by_a_plan_that_has_seen_it(recording):
+    """The n-th plan is marked by the expert in its first slot."""
+    past = past_of(recording)
+    deployment = deployment_of(32, 4, 1, 2, 1)
+    run = run_of(past, deployment)
+    free = Serving(
+        {"prefill": replace(default_serving().profiles["prefill"], link_between_nodes=1e9)}
+    )
+    placements, times = schedule(past, run, deployment, free, 1)
+    assert len(placements) == len(past.held_out) == len(times)
+    # Changing the windows from one on cannot change the placements that serve up to it.
+    for index in range(past.known, len(past.windows)):
+        windows = past.windows.copy()
+        windows[index:] = windows[index:, :, ::-1]
+        blind = replace(past, windows=windows)
+        again, _ = schedule(blind, run_of(blind, deployment), deployment, free, 1)
+        for one, other in zip(placements[: index - past.known + 1], again):
+            assert (one.phy2log == other.phy2log).all()
+
+
+def test_planning_and_moves_are_paid_for_at_every_rebalancing(recording):
+    past = past_of(recording)
+    deployment = deployment_of(32, 4, 1, 2, 1)
+    trials = list(
+        try_out(past, run_of(past, deployment, 0.25), deployment, 1, default_serving(), "decode", 5)
+    )
+    assert [trial.every for trial in trials] == [0, 4, 2, 1]
+    assert [trial.worth.planning for trial in trials] == pytest.approx([0, 0.25, 0.75, 1.75])
+    assert [trial.steps for trial in trials] == [0, 140, 70, 35]
+
+
+def trial_with(spare: int, every: int, speed: float, phase="decode") -> Trial:
+    worth = Worth(0.5, 0.0, 0.5, 0.0, 0.0, 1.0, tokens=speed)
+    deployment = Deployment(8 + spare, 1, 1, 1)
+    return Trial(phase, deployment, spare, every, every, 1.0, 0.5, worth, 0.0, 0.0)
+
+
+def test_the_simplest_of_what_is_as_good_is_chosen():
+    best = trial_with(3, 1, 1000.0)
+    assert advice_report.choose([best, trial_with(0, 1, 990.0)]) is best
+    simpler = trial_with(1, 1, 996.0)
+    assert advice_report.choose([best, simpler, trial_with(0, 1, 990.0)]) is simpler
+    rarely, never = trial_with(1, 4, 996.0), trial_with(1, 0, 996.0)
+    assert advice_report.choose([best, simpler, rarely]) is rarely
+    assert advice_report.choose([best, rarely, simpler, never]) is never
+
+
+def test_spans_of_the_heading_are_the_held_out_iterations(recording):
+    past = past_of(recording)
+    assert past.iterations == 7 and len(past.windows) == 16
+    assert (past.windows.sum(axis=0) == past.statistics.loads[-112:].sum(axis=0)).all()
+    assert spans([*range(64, 120)]) == "64 to 119"
+    assert advice.WINDOWS == 16
