@@ -27,34 +27,34 @@ _COMPILERS = {
 }
 _LIBRARIES = {"AxisError", "LinAlgError", "_LinAlgError", "OutOfMemoryError", "JSONDecodeError"}
 _WORDS = frozenset(
-    """a access across add after allocate allocated already an and appear are arg argument
-    arguments arithmetic array arrays as assign associated at attempt attribute available axis
-    base be because been before between block boolean both bound bounds broadcast but by byte
-    call called calling can cannot character choose class closed code column combination
-    comparison compatible concatenate contiguous conversion convert converted could cpu cuda
-    current data defined defines definition dense depth describe detected device dictionary did
-    dim dimension dimensions dims directory division do does double dtype duplicate each either
-    element elements empty enough entry equal equation errno error exceeded exist existing
-    expanded expect expected expecting expects experts failed file first float32 float64
-    floating for found from full function generator get given got greater has have here if
-    import in inconsistent indent indentation indented index indices infer inferred infinity
-    inhomogeneous initial inputs inside instance instances instead int32 int64 integer integers
-    integral interpreted into invalid inversion is it item iterable iterator key keyword larger
-    last layers least length less level literal local log2phy logcnt long many mapping maps
-    mask masks mat1 mat2 match matrix maximum maybe mean meant memory method minimum missing
-    module more most must name named nan ndarray negative never new no non none noneType
-    nonzero not num_gpus num_groups num_nodes num_replicas number numpy of off on one only
-    operand operands operation or order original other out outer output outside over package
-    parentheses part partially permitted phy2log pop position positional positive program rank
-    real rebalance_experts received recursion reduce referenced refused replicas required
-    requires reshape resource resources result return returned returns run_eplb same scalar
-    selected self sequence shape shapes should signature single singleton singular size sizes
-    slices smaller source spaces stack start statement stride string subscript subscriptable
-    such support supported supports syntax system t tabs take takes target temporarily
-    temporary tensor tensors than that the thread to together too torch two types unable
-    unavailable unexpected unhashable unindent unknown unpack unsupported unterminated usable
-    use used valid value values variable vector view was weight were where which while with
-    without would you your zero
+    """a access according across add after allocate allocated already ambiguous an and appear are
+    arg argument arguments arithmetic array arrays as assign associated at attempt attribute
+    available axis b base be because been before between block boolean both bound bounds broadcast
+    but by byte call called calling can cannot cast casting character choose class closed code
+    column combination comparison compatible concatenate contiguous conversion convert converted
+    convertible could cpu cuda current data defined defines definition dense depth describe
+    detected device dictionary did dim dimension dimensions dims directory division do does double
+    dtype duplicate each either element elements empty enough entry equal equation errno error
+    exceeded exist existing expanded expect expected expecting expects experts failed file first
+    float32 float64 floating for found from full function generator get given got greater has have
+    here if import in inconsistent indent indentation indented index indices infer inferred
+    infinity inhomogeneous initial inputs inside instance instances instead int32 int64 integer
+    integers integral interpreted into invalid inversion is it item iterable iteration iterator key
+    keyword larger last layers least length less level literal local log2phy logcnt long longer
+    many mapping maps mask masks mat1 mat2 match matrix maximum maybe mean meant memory method
+    minimum missing module more most multiplied must name named nan ndarray need needs negative
+    never new no non none noneType nonzero nor not num_gpus num_groups num_nodes num_replicas
+    number numpy of off on one only operand operands operation or order original other out outer
+    output outside over overflow own package parentheses part partially permitted phy2log pop
+    position positional positive program rank read real rebalance_experts received recursion reduce
+    referenced refused replicas required requires reshape reshaped resource resources result return
+    returned returns rule run_eplb s safe same scalar selected self sequence shape shapes shorter
+    should signature single singleton singular size sizes slices smaller source spaces stack start
+    statement stop stride string subscript subscriptable such support supported supports syntax
+    system t tabs take takes target temporarily temporary tensor tensors than that the thread to
+    together too torch two types unable unavailable unexpected unhashable unindent unknown unpack
+    unsupported unterminated usable use used valid value values variable vector view was weight
+    were where which while with without would x you your zero zip
     """.split()
 ) | set(dir(builtins))
 
@@ -116,7 +116,7 @@ def _masked(text: str, source: str, sizes: Iterable[int]) -> str:
         return word if named and word in written and next(names, None) is not None else "…"
 
     text = re.sub(r"[^ -~]", " ", text.strip().split("\n")[0][:_LONGEST])
-    text = re.sub(r"\d{1,9}(?!\d)|\w+", keep, text)
+    text = re.sub(r"\d+|(?<=\d)x(?=\d)|[^\W\d]\w*", keep, text)
     # Runs of signs and of ellipses say no more than their beginning.
     text = re.sub(r"([^\w\s…]{3})[^\w\s…]+|(…)(?:\W*…)+", r"\1\2", text)
     return " ".join(text.split())

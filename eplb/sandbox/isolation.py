@@ -58,7 +58,7 @@ def bubblewrap_command(control: int, hidden: list[Path]) -> list[str] | None:
     bwrap = shutil.which("bwrap")
     if bwrap is None:
         return None
-    command = [bwrap, "--unshare-all", "--die-with-parent", "--new-session", "--cap-drop", "ALL"]
+    command = [bwrap, "--unshare-all", "--die-with-parent", "--cap-drop", "ALL"]
     for path in (*_SYSTEM, *_SYSTEM_FILES, _PROCESSORS):
         command += ["--ro-bind-try", path, path]
     for device in _DEVICES:

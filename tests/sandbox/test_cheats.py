@@ -9,12 +9,15 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import shutil
+import signal
 import socket
 import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -223,26 +226,57 @@ def test_work_put_off_until_after_the_answer_is_on_the_clock(sandbox, tmp_path):
 
 def test_nothing_survives_the_sandbox(tmp_path):
     """No process is left behind, not even by a program that never ends."""
-    before = zygotes()
+    helpers = descendants(os.getpid())
     with Sandbox(timeout=0.5) as sandbox:
-        assert zygotes() > before
+        started = descendants(os.getpid())
+        assert str(sandbox._process.pid) in started
         with pytest.raises(Refused, match="took longer"):
             sandbox.run(filled_in("endless_loop", tmp_path, tmp_path, 0), LOADS, DEPLOYMENT)
-    deadline = time.monotonic() + 5
-    while zygotes() != before and time.monotonic() < deadline:
+        started |= descendants(os.getpid())
+    until(lambda: not (started - helpers) & descendants(0))
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads Linux's table of processes")
+@pytest.mark.parametrize("bubblewrap", [True, False])
+def test_nothing_survives_an_evaluator_that_is_killed(bubblewrap, tmp_path):
+    """Not even a program that has left every group that it could leave."""
+    program = filled_in("outlive", tmp_path, tmp_path, 0)
+    call = (
+        "import sys; from pathlib import Path; from eplb.sandbox import isolation\n"
+        "from tests.sandbox.test_cheats import DEPLOYMENT, LOADS, Sandbox\n"
+        f"if not {bubblewrap}: isolation.shutil.which = lambda _: None\n"
+        f"with Sandbox(600) as sandbox: sandbox.run(Path({str(program)!r}), LOADS, DEPLOYMENT)\n"
+    )
+    root = Path(__file__).parents[2]
+    evaluator = subprocess.Popen([sys.executable, "-c", call], cwd=root)
+    until(lambda: any(is_busy(pid) for pid in descendants(evaluator.pid)))
+    started = descendants(evaluator.pid)
+    evaluator.kill()
+    evaluator.wait()
+    until(lambda: not started & descendants(0))
+
+
+def until(condition: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + 60
+    while not condition():
+        assert time.monotonic() < deadline
         time.sleep(0.05)
-    assert zygotes() == before
 
 
-def zygotes() -> set[str]:
-    """The process numbers of all zygotes that descend from this process."""
-    parents = {str(os.getpid())}
-    found = set()
-    table = subprocess.run(["ps", "-wweo", "pid,ppid,args"], capture_output=True, text=True).stdout
-    for line in table.splitlines()[1:]:
-        pid, ppid, arguments = line.split(maxsplit=2)
-        if ppid in parents:
-            parents.add(pid)
-            if str(isolation.ZYGOTE) in arguments:
-                found.add(pid)
+def is_busy(pid: str) -> bool:
+    """Whether the process ignores SIGTERM, as the cheat does, and no other of ours."""
+    with contextlib.suppress(OSError):
+        ignored = re.search(r"SigIgn:\s*(\w+)", Path(f"/proc/{pid}/status").read_text())[1]
+        return bool(int(ignored, 16) & 1 << (signal.SIGTERM - 1))
+    return False
+
+
+def descendants(ancestor: int) -> set[str]:
+    """The process numbers of all that descend from a process."""
+    table = subprocess.run(["ps", "-eo", "pid=,ppid="], capture_output=True, text=True).stdout
+    children = [line.split() for line in table.splitlines()]
+    found, parents = set(), {str(ancestor)}
+    while parents:
+        parents = {pid for pid, parent in children if parent in parents}
+        found |= parents
     return found
