@@ -19,43 +19,28 @@ from itertools import product
 _LONGEST = 200
 _MOST_NAMES, _MOST_NUMBERS, _MOST_LINES = 4, 10, 4
 _FORBIDDEN = "the sandbox forbids threads, processes, sockets, torch.compile and writing files"
-_COMPILERS = {
-    "BackendCompilerFailed",
-    "InductorError",
-    "InternalTorchDynamoError",
-    "TorchRuntimeError",
-}
-_LIBRARIES = {"AxisError", "LinAlgError", "_LinAlgError", "OutOfMemoryError", "JSONDecodeError"}
+_COMPILERS = ("BackendCompilerFailed", "InductorError", "InternalTorchDynamoError")
+_LIBRARIES = ("AxisError", "LinAlgError", "_LinAlgError", "OutOfMemoryError", "JSONDecodeError")
 _WORDS = frozenset(
-    """a access according across add after allocate allocated already ambiguous an and appear are
-    arg argument arguments arithmetic array arrays as assign associated at attempt attribute
-    available axis b base be because been before between block boolean both bound bounds broadcast
-    but by byte call called calling can cannot cast casting character choose class closed code
-    column combination comparison compatible concatenate contiguous conversion convert converted
-    convertible could cpu cuda current data defined defines definition dense depth describe
-    detected device dictionary did dim dimension dimensions dims directory division do does double
-    dtype duplicate each either element elements empty enough entry equal equation errno error
-    exceeded exist existing expanded expect expected expecting expects experts failed file first
-    float32 float64 floating for found from full function generator get given got greater has have
-    here if import in inconsistent indent indentation indented index indices infer inferred
-    infinity inhomogeneous initial inputs inside instance instances instead int32 int64 integer
-    integers integral interpreted into invalid inversion is it item iterable iteration iterator key
-    keyword larger last layers least length less level literal local log2phy logcnt long longer
-    many mapping maps mask masks mat1 mat2 match matrix maximum maybe mean meant memory method
-    minimum missing module more most multiplied must name named nan ndarray need needs negative
-    never new no non none noneType nonzero nor not num_gpus num_groups num_nodes num_replicas
-    number numpy of off on one only operand operands operation or order original other out outer
-    output outside over overflow own package parentheses part partially permitted phy2log pop
-    position positional positive program rank read real rebalance_experts received recursion reduce
-    referenced refused replicas required requires reshape reshaped resource resources result return
-    returned returns rule run_eplb s safe same scalar selected self sequence shape shapes shorter
-    should signature single singleton singular size sizes slices smaller source spaces stack start
-    statement stop stride string subscript subscriptable such support supported supports syntax
-    system t tabs take takes target temporarily temporary tensor tensors than that the thread to
-    together too torch two types unable unavailable unexpected unhashable unindent unknown unpack
-    unsupported unterminated usable use used valid value values variable vector view was weight
-    were where which while with without would x you your zero zip
-    """.split()
+    """a add after allocate ambiguous an and are arg argument arguments arithmetic array arrays as
+    at attribute axis b base be been before between bound bounds broadcast but by byte call called
+    calling can cannot class closed code column combination compatible conversion convert converted
+    could cpu cuda current data defined defines dense device dictionary did dim dimension
+    dimensions dims directory division do does double dtype duplicate each element elements empty
+    enough entry equal equation errno error exist expanded expect expected expecting expects failed
+    file first float32 float64 floating for found from full function get given got greater has have
+    here if import in inconsistent indent indentation indented index indices infer inputs inside
+    instances instead int32 int64 integer integers integral into invalid is it iterable iterator
+    key keyword least length less level literal log2phy logcnt long longer maps mask masks mat1
+    mat2 match matrix maximum mean memory method missing module more most multiplied must name nan
+    ndarray negative never new no non none noneType not num_gpus num_groups num_nodes num_replicas
+    number numpy of off on one only operand operands operation or order other out outer output over
+    parentheses permitted phy2log pop position positional program read rebalance_experts received
+    recursion required reshape result return returned returns run_eplb s same scalar self sequence
+    shape shapes should singleton singular size sizes slices start stride string subscriptable such
+    support supported syntax t tabs take takes target tensor tensors the thread to too torch two
+    types unable unexpected unhashable unindent unpack unsupported unterminated use used valid
+    value values variable view weight were where which while with without x zero zip""".split()
 ) | set(dir(builtins))
 
 
@@ -67,29 +52,23 @@ def describe(report: bytes, source: str, sizes: Iterable[int]) -> tuple[str, lis
     """
     try:
         claimed = json.loads(report)
-        error, text, numbers = (claimed[key] for key in ("error", "text", "lines"))
-        error, text = str(error), str(text)
-        numbers = [n for n in numbers if type(n) is int][-_MOST_LINES:]
+        error, text = str(claimed["error"]), str(claimed["text"])
+        numbers = [number for number in claimed["lines"] if type(number) is int]
     except (ValueError, TypeError, KeyError, RecursionError):
         return "it failed without a word", []
     code = ["", *source.split("\n")]
-    lines = [f"line {n}: {_one_line(code[n])}" for n in numbers if 0 < n < len(code)]
+    numbers = [number for number in numbers[-_MOST_LINES:] if 0 < number < len(code)]
+    lines = [f"line {number}: {_one_line(code[number])}" for number in numbers]
     raised = lines and re.search(r": (raise|assert)\b", lines[-1])
     words = "" if raised else _masked(text, source, sizes)
-    kind = error if _is_known(error) else "an exception of its own" if error else ""
-    what = ": ".join(part for part in (kind, words and f'"{words}"') if part)
-    what += f" ({lines[-1]})" if lines else ""
-    builtin = getattr(builtins, error, None)
-    of_system = isinstance(builtin, type) and issubclass(builtin, OSError)
-    if of_system or error in _COMPILERS or "start new thread" in words:
-        what += f"; {_FORBIDDEN}"
-    return what, lines
-
-
-def _is_known(error: str) -> bool:
     known = getattr(builtins, error, None)
-    is_builtin = isinstance(known, type) and issubclass(known, BaseException)
-    return is_builtin or error in _LIBRARIES | _COMPILERS
+    known = known if isinstance(known, type) and issubclass(known, BaseException) else None
+    if known is None and error not in ("", *_LIBRARIES, *_COMPILERS):
+        error = "an exception of its own"
+    what = ": ".join(part for part in (error, words and f'"{words}"') if part)
+    what += f" ({lines[-1]})" if lines else ""
+    forbidden = (known and issubclass(known, OSError)) or "start new thread" in words
+    return (f"{what}; {_FORBIDDEN}" if forbidden or error in _COMPILERS else what), lines
 
 
 def _one_line(text: str) -> str:

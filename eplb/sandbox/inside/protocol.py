@@ -79,15 +79,10 @@ def write_maps(memory: memoryview, maps: list[np.ndarray]) -> None:
     np.frombuffer(memory, np.int64, header.size).reshape(header.shape)[:] = header
 
 
-def erase_maps(memory: memoryview, used: int) -> None:
-    """Erase an answer of ``used`` bytes, and leave nothing that reads as the next one."""
-    np.frombuffer(memory, np.uint8, used).fill(0)
+def erase_maps(memory: memoryview, maps: list[np.ndarray]) -> None:
+    """Erase an answer of these maps, and leave nothing that reads as the next one."""
+    np.frombuffer(memory, np.uint8, HEADER.itemsize + sum(array.nbytes for array in maps)).fill(0)
     memory[: HEADER.itemsize] = b"\xff" * HEADER.itemsize
-
-
-def size(maps: list[np.ndarray]) -> int:
-    """Bytes that an answer of these maps takes."""
-    return HEADER.itemsize + sum(array.nbytes for array in maps)
 
 
 def read_maps(memory: memoryview) -> list[np.ndarray]:
