@@ -13,7 +13,7 @@ import numpy as np
 
 from eplb.common import UserError
 
-SHOWN_SLOTS = 4
+_FAR_OUT, _MOST_LISTED = 10_000, 6
 
 
 class InvalidPlacement(Exception):
@@ -202,7 +202,7 @@ def expert_fault(phy2log: np.ndarray, num_experts: int, layers: Sequence[int]) -
     if bad.size:
         row, slot = bad[0]
         return (
-            f"layer {layers[row]}, slot {slot} holds expert {phy2log[row, slot]}; "
+            f"layer {layers[row]}, slot {slot} holds expert {_shown(phy2log[row, slot])}; "
             f"experts are 0 to {num_experts - 1}"
         )
     missing = np.argwhere(count_replicas(phy2log, num_experts) == 0)
@@ -212,13 +212,26 @@ def expert_fault(phy2log: np.ndarray, num_experts: int, layers: Sequence[int]) -
     return None
 
 
+def _shown(number: int) -> str:
+    """A number that a program gave, unless it is so far out that it may be data, passed on."""
+    return str(number) if -_FAR_OUT < number < _FAR_OUT else "out of range"
+
+
+def _listed(slots: np.ndarray, wrong: int) -> str:
+    """Some of a program's slots, the wrong one among them, for the same reason."""
+    first = max(0, min(wrong, len(slots) - _MOST_LISTED))
+    some = [_shown(slot) for slot in slots[first : first + _MOST_LISTED]]
+    more = ["…"] if len(slots) > _MOST_LISTED else []
+    return f"[{', '.join(more[:first] + some + more)}]"
+
+
 def _check_counts(logcnt: np.ndarray, counts: np.ndarray) -> None:
     wrong = np.argwhere(logcnt != counts)
     if wrong.size:
         layer, expert = wrong[0]
         raise InvalidPlacement(
-            f"logcnt: layer {layer}, expert {expert} claims {logcnt[layer, expert]} replicas; "
-            f"phy2log has {counts[layer, expert]}"
+            f"logcnt: layer {layer}, expert {expert} claims {_shown(logcnt[layer, expert])} "
+            f"replicas; phy2log has {counts[layer, expert]}"
         )
 
 
@@ -236,7 +249,7 @@ def _check_slots(log2phy: np.ndarray, truth: ExpertPlacement) -> None:
         layer, expert, column = padded[0]
         raise InvalidPlacement(
             f"log2phy: layer {layer}, expert {expert}, column {column} holds "
-            f"{log2phy[layer, expert, column]}; after the expert's "
+            f"{_shown(log2phy[layer, expert, column])}; after the expert's "
             f"{truth.logcnt[layer, expert]} slots it must be -1"
         )
     width = truth.log2phy.shape[2]
@@ -246,19 +259,13 @@ def _check_slots(log2phy: np.ndarray, truth: ExpertPlacement) -> None:
     actual = np.where(truth.log2phy == -1, beyond, truth.log2phy)
     wrong = np.argwhere(claimed != actual)
     if wrong.size:
-        layer, expert, _ = wrong[0]
+        layer, expert, column = wrong[0]
         slots = truth.logcnt[layer, expert]
         raise InvalidPlacement(
             f"log2phy: layer {layer}, expert {expert} lists slots "
-            f"{_few(claimed[layer, expert, :slots])}; phy2log has it in "
-            f"{_few(actual[layer, expert, :slots])}"
+            f"{_listed(claimed[layer, expert, :slots], column)}; phy2log has it in "
+            f"{_listed(actual[layer, expert, :slots], column)}"
         )
-
-
-def _few(slots: np.ndarray) -> str:
-    """The first ``slots``: a message must not become a way to pass on what a program saw."""
-    shown = ", ".join(map(str, slots[:SHOWN_SLOTS].tolist()))
-    return f"[{shown}, …]" if len(slots) > SHOWN_SLOTS else f"[{shown}]"
 
 
 def _check_locality(phy2log: np.ndarray, num_experts: int, deployment: Deployment) -> None:

@@ -127,6 +127,10 @@ def changed(name, cell, value):
             "phy2log: layer 1, slot 3 holds expert 6; experts are 0 to 5",
         ),
         (
+            changed("phy2log", (1, 3), 83711234),
+            "phy2log: layer 1, slot 3 holds expert out of range; experts are 0 to 5",
+        ),
+        (
             changed("phy2log", (0, 2), -1),
             "phy2log: layer 0, slot 2 holds expert -1; experts are 0 to 5",
         ),
@@ -164,6 +168,26 @@ def test_messages_name_the_offender(maps, message):
     with pytest.raises(InvalidPlacement) as refused:
         check(maps)
     assert str(refused.value) == message
+
+
+@pytest.mark.parametrize(("column", "listed"), [(0, "[1, 2"), (9, "[…, 10"), (19, "[…, 14")])
+def test_of_many_slots_a_message_lists_some_with_the_wrong_one(column, listed):
+    """A message must not carry all that a program would like to say."""
+    deployment = Deployment(num_replicas=21, num_groups=1, num_nodes=1, num_gpus=1)
+    truth = ExpertPlacement.from_phy2log(np.array([[0] * 20 + [1]]), 2)
+    log2phy = truth.log2phy.copy()
+    log2phy[0, 0, column] = 20
+    with pytest.raises(InvalidPlacement) as refused:
+        validate(
+            truth.phy2log,
+            log2phy,
+            truth.logcnt,
+            num_layers=1,
+            num_experts=2,
+            deployment=deployment,
+        )
+    said = str(refused.value).split("lists slots ")[1]
+    assert said.startswith(listed) and said.count(",") <= 16
 
 
 def test_locality_is_checked_where_it_is_required():
