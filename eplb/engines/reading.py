@@ -78,13 +78,10 @@ def _array(source: Source | str, values: object, layers: Sequence[int] | None) -
         return np.asarray(values)
     except (ValueError, OverflowError) as error:
         lengths = [len(row) if hasattr(row, "__len__") else 0 for row in values]
-        odd = next((row for row, n in enumerate(lengths) if n != lengths[0]), None)
-        if odd is None:
-            raise UserError(f"{source}: rows have different lengths; copy it again") from error
-        number = layers[odd] if layers else odd
+        odd = next((row for row, n in enumerate(lengths) if n != lengths[0]), 0)
         raise UserError(
-            f"{source}: row {number} has {lengths[odd]} values, the first one {lengths[0]}; rows "
-            f"of different lengths are no counts of one model"
+            f"{source}: rows have different lengths, {layers[odd] if layers else odd} has "
+            f"{lengths[odd]} values and the first one {lengths[0]}: no counts of one model"
         ) from error
 
 
@@ -127,18 +124,14 @@ def gaps(statistics: ExpertStatistics) -> ExpertStatistics:
     idle = [n for n, row in zip(statistics.layers, used, strict=True) if not row.any()]
     if len(idle) == len(used):
         raise UserError("no expert received any token in these iterations; choose others")
-    notes = []
+    notes, left_out = [], "left out of averages"
     if idle:
-        notes.append(
-            f"no token in layer{'s'[: len(idle) > 1]} {spans(idle)}: left out of averages, and "
-            f"experts stay in order"
-        )
+        layers = f"layer{'s'[: len(idle) > 1]} {spans(idle)}"
+        notes.append(f"no token in {layers}: {left_out}, and experts stay in order")
     empty = statistics.first_iteration + np.flatnonzero(~statistics.loads.any(axis=(1, 2)))
     if empty.size:
-        notes.append(
-            f"no token in iteration{'s'[: empty.size > 1]} {spans(empty.tolist())}: left out of "
-            f"averages"
-        )
+        iterations = f"iteration{'s'[: empty.size > 1]} {spans(empty.tolist())}"
+        notes.append(f"no token in {iterations}: {left_out}")
     unused = 1 - used[used.any(axis=1)].mean()
     if unused > 0.5:
         notes.append(

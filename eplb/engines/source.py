@@ -7,11 +7,13 @@ what the content means (the formats' modules).
 
 from __future__ import annotations
 
+import codecs
 import gzip
 import json
 import pickle
 import shutil
 import tempfile
+import warnings
 import zipfile
 from functools import cached_property
 from pathlib import Path
@@ -21,7 +23,6 @@ import numpy as np
 from eplb.common import UserError
 
 HEAD_BYTES = 1 << 16
-BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 
 
 class Source:
@@ -32,26 +33,20 @@ class Source:
 
     def __init__(self, path: Path) -> None:
         self.path = self.file = Path(path)
-        try:
-            if not self.path.exists():
-                raise UserError(f"{path} does not exist; check the path")
-            if not self.is_folder and self.head.startswith(b"\x1f\x8b"):
-                self._unpack()
-                del self.head
-        except OSError as error:
-            raise UserError(f"cannot read {path}: {error.strerror or error}") from error
+        if not self.path.exists():
+            raise UserError(f"{path} does not exist; check the path")
+        if self.head.startswith(b"\x1f\x8b"):
+            self._folder = tempfile.TemporaryDirectory(prefix="eplb-")
+            self.file = Path(self._folder.name) / self.path.stem
+            try:
+                with gzip.open(self.path) as packed, self.file.open("wb") as file:
+                    shutil.copyfileobj(packed, file)
+            except (EOFError, OSError) as error:
+                raise UserError(f"{self} is truncated or not gzip ({error})") from error
+            del self.head
 
     def __str__(self) -> str:
         return str(self.path)
-
-    def _unpack(self) -> None:
-        self._folder = tempfile.TemporaryDirectory(prefix="eplb-")
-        self.file = Path(self._folder.name) / self.path.stem
-        try:
-            with gzip.open(self.path) as packed, self.file.open("wb") as file:
-                shutil.copyfileobj(packed, file)
-        except (EOFError, gzip.BadGzipFile) as error:
-            raise UserError(f"{self} is truncated or not a gzip file; copy it again") from error
 
     @property
     def is_folder(self) -> bool:
@@ -66,8 +61,11 @@ class Source:
         """The first bytes of a file, without byte-order mark; nothing of a folder."""
         if self.is_folder:
             return b""
-        with self.file.open("rb") as file:
-            return file.read(HEAD_BYTES).removeprefix(BYTE_ORDER_MARK)
+        try:
+            with self.file.open("rb") as file:
+                return file.read(HEAD_BYTES).removeprefix(codecs.BOM_UTF8)
+        except OSError as error:
+            raise UserError(f"cannot read {self}: {error.strerror}") from error
 
     @cached_property
     def text(self) -> str:
@@ -76,8 +74,6 @@ class Source:
             return self.file.read_text(encoding="utf-8-sig")
         except UnicodeDecodeError as error:
             raise UserError(f"{self} is not UTF-8 text ({error.reason}); convert it") from error
-        except OSError as error:
-            raise UserError(f"cannot read {self}: {error.strerror}") from error
 
     @property
     def looks_like_json(self) -> bool:
@@ -91,10 +87,8 @@ class Source:
         """
         if self.looks_like_json:
             return self._json()
-        if self.head.startswith((b"PK", b"\x93NUMPY")) and not self._is_torch_archive():
-            return self._numpy()
-        if self.head.startswith((b"PK", b"\x80")):
-            return self._torch()
+        if self.head.startswith((b"PK", b"\x93NUMPY", b"\x80")):
+            return self._archive()
         return None
 
     def has(self, key: str) -> bool:
@@ -109,13 +103,13 @@ class Source:
         """
         lines = self.text.splitlines() if self.looks_like_json else []
         objects = []
-        for number, line in enumerate(lines):
+        for line in lines:
             try:
                 objects += [json.loads(line)] if line.strip() else []
             except ValueError:
-                if number < len(lines) - 1:
+                if line is not lines[-1]:
                     return []
-        return objects if len(lines) > 1 and objects else []
+        return objects if len(lines) > 1 else []
 
     def _json(self) -> object:
         try:
@@ -125,37 +119,31 @@ class Source:
                 return self.json_lines
             raise UserError(f"{self} is not valid JSON ({error}); copy it again") from error
 
-    def _is_torch_archive(self) -> bool:
-        if not self.head.startswith(b"PK"):
-            return False
+    def _archive(self) -> object:
+        """numpy's and torch's files; torch is imported for the latter only."""
         try:
-            with zipfile.ZipFile(self.file) as archive:
-                return any(name.endswith("data.pkl") for name in archive.namelist())
-        except zipfile.BadZipFile as error:
-            raise UserError(f"{self} is truncated or not a zip archive; copy it again") from error
+            if self.head.startswith(b"PK"):
+                with zipfile.ZipFile(self.file) as archive:
+                    is_torch = any(name.endswith("data.pkl") for name in archive.namelist())
+            else:
+                is_torch = self.head.startswith(b"\x80")
+            if not is_torch:
+                loaded = np.load(self.file, allow_pickle=False)
+                return dict(loaded) if hasattr(loaded, "files") else loaded
+            import torch
 
-    def _numpy(self) -> object:
-        try:
-            loaded = np.load(self.file, allow_pickle=False)
-            return dict(loaded) if hasattr(loaded, "files") else loaded
-        except (ValueError, OSError, EOFError, zipfile.BadZipFile) as error:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")
+                return torch.load(self.file, weights_only=True, map_location="cpu")
+        except (pickle.UnpicklingError, ValueError) as error:
             raise UserError(
-                f"{self} is truncated, or holds Python objects instead of numbers ({error}); "
-                f"save a plain array"
+                f"{self} holds Python objects, which could run any code and are not loaded, or is "
+                f"cut; save plain arrays or tensors, bare or in a dictionary"
             ) from error
-
-    def _torch(self) -> object:
-        import torch
-
-        try:
-            return torch.load(self.file, weights_only=True, map_location="cpu")
-        except pickle.UnpicklingError as error:
+        except (RuntimeError, EOFError, OSError, zipfile.BadZipFile) as error:
             raise UserError(
-                f"{self} holds pickled Python objects, which could run any code and are not "
-                f"loaded; save a tensor, or a dictionary of tensors, with torch.save"
+                f"{self} is truncated or no archive of arrays; copy it again"
             ) from error
-        except (RuntimeError, EOFError, OSError, ValueError) as error:
-            raise UserError(f"{self} is truncated or not a torch file; copy it again") from error
 
     def describe(self) -> str:
         """What is in it, in a few words."""

@@ -262,7 +262,7 @@ def test_broken_configurations_are_named(tmp_path, fault):
 JSONS = {
     "nothing known": ('{"a": 1}', "a dictionary of a; put the token counts under 'weight'"),
     "cut": ('{"logical_count": [[1', "not valid JSON"),
-    "ragged": ('{"logical_count": [[1, 2], [3]]}', "row 1 has 1 values, the first one 2"),
+    "ragged": ('{"logical_count": [[1, 2], [3]]}', "1 has 1 values and the first one 2"),
     "words": ('{"logical_count": [["a"]]}', "layer 0, expert 0 is 'a', not a number"),
     "enormous": ('{"weight": [[1e300, 1]]}', "no recording has so many"),
     "flat": ('{"weight": [1, 2]}', r"shape \[2\]"),
