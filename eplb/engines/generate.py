@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from textwrap import fill
 
@@ -20,78 +21,98 @@ from eplb.placement import Deployment
 from eplb.throughput.profile import DEFAULT, Serving
 
 
-def generate(
-    *,
-    expert_statistic_path: Path,
-    output_path: Path,
-    ep_size: int | None = None,
-    num_slots: int | None = None,
-    iter_start: int | None = None,
-    iter_stop: int | None = None,
-    first_moe_layer: int | None = None,
-    layer_updates_per_iter: int = 0,
-    num_groups: int | None = None,
-    num_nodes: int | None = None,
-    program_path: Path | None = None,
-    format: str | None = None,
-    validate: float | None = None,
-    current: Path | None = None,
-    hardware: Sequence[str] = (DEFAULT,),
-    dispatch: str = "even",
-) -> tuple[str, list[str]]:
-    """Write ``output_path`` from the recording at ``expert_statistic_path``; see the script's help.
+@dataclass(frozen=True)
+class Request:
+    """What is asked for, as the script's options; None where files or defaults tell."""
 
-    Returns what was done and warnings. Raises `UserError`, and then writes nothing.
-    """
-    target = registry.FORMATS[registry.output_format(output_path, format)]
-    check_writable(output_path)
-    if layer_updates_per_iter < 0:
-        raise UserError(f"layer_updates_per_iter is {layer_updates_per_iter}; 0 is static")
-    recorded = registry.read_statistics(
-        expert_statistic_path, iter_start, iter_stop, first_moe_layer
-    )
-    ranks = recorded.num_ranks
-    given = {
-        "num_ranks": ep_size,
-        "num_slots": num_slots,
-        "num_groups": num_groups,
-        "num_nodes": num_nodes,
-    }
-    recorded = replace(recorded, **{name: n for name, n in given.items() if n is not None})
-    if target.write_placement is None:
-        target.write_statistics(output_path, recorded)
-        warnings = [*recorded.notes]
-        if target.name == "trace" and not recorded.num_ranks:
-            warnings.append("the trace does not tell its deployment; give --ep_size, --num_slots")
-        return _written(output_path, target, 0), warnings
-    deployment = _deployment(recorded)
-    program = program_path or project_file(planning.DEFAULT_PROGRAM)
+    expert_statistic_path: Path
+    output_path: Path
+    ep_size: int | None = None
+    num_slots: int | None = None
+    iter_start: int | None = None
+    iter_stop: int | None = None
+    first_moe_layer: int | None = None
+    layer_updates_per_iter: int = 0
+    num_groups: int | None = None
+    num_nodes: int | None = None
+    program_path: Path | None = None
+    format: str | None = None
+    validate: float | None = None
+    current: Path | None = None
+    hardware: Sequence[str] = (DEFAULT,)
+    dispatch: str = "even"
 
-    def plan(statistics: ExpertStatistics, share: float | None = None):
-        hidden = (expert_statistic_path,)
-        one_each = target.one_replica_per_gpu
-        return planning.plan(statistics, deployment, program, one_each, hidden, share)
-
-    placement, choice, held_out = plan(recorded, validate)
-    summary = _figures(recorded, held_out, choice, deployment, validate is not None)
-    if current is not None:
-        # The held-out iterations judge a plan that nobody has seen them for, moves included.
-        rehearsal, unseen = choice, held_out
-        if validate is not None:
-            _, rehearsal, unseen = plan(planning.split(recorded, validate)[0])
-        serving = Serving.of(hardware, dispatch, recorded.top_k)
-        deployed = registry.read_placement(current)
-        placement, moved = from_current(
-            deployed, str(current), placement, rehearsal.best, unseen, deployment, serving
+    def read(self) -> tuple[ExpertStatistics, int | None]:
+        """The recording, with the sizes that were given, and the ranks that it was recorded on."""
+        recorded = registry.read_statistics(
+            self.expert_statistic_path, self.iter_start, self.iter_stop, self.first_moe_layer
         )
-        summary += f"\n\n{moved}"
-    placement = replace(placement, layer_updates_per_iter=layer_updates_per_iter)
-    target.write_placement(output_path, placement)
-    warnings = [*recorded.notes, *_ignored(target, deployment, placement, ranks)]
-    if num_groups and num_groups > 1 and deployment.num_nodes == 1:
-        warnings.append("--num_groups has no effect with --num_nodes 1")
-    spare = deployment.num_replicas - recorded.num_experts
-    return f"{summary}\n{_written(output_path, target, spare)}", warnings
+        given = {
+            "num_ranks": self.ep_size,
+            "num_slots": self.num_slots,
+            "num_groups": self.num_groups,
+            "num_nodes": self.num_nodes,
+        }
+        given = {name: value for name, value in given.items() if value is not None}
+        return replace(recorded, **given), recorded.num_ranks
+
+
+def generate(**options) -> tuple[str, list[str]]:
+    """Write the file that a `Request` of ``options`` asks for; returns what was done and warnings.
+
+    Raises `UserError`, and then writes nothing.
+    """
+    request = Request(**options)
+    output = request.output_path
+    target = registry.FORMATS[registry.output_format(output, request.format)]
+    check_writable(output)
+    if request.layer_updates_per_iter < 0:
+        raise UserError(f"layer_updates_per_iter is {request.layer_updates_per_iter}; 0 is static")
+    statistics, recorded_ranks = request.read()
+    warnings = [*statistics.notes]
+    if target.write_placement is None:
+        target.write_statistics(output, statistics)
+        if target.name == "trace" and not statistics.num_ranks:
+            warnings.append("the trace does not tell its deployment; give --ep_size, --num_slots")
+        return _written(output, target, 0), warnings
+    deployment = _deployment(statistics)
+    placement, summary = _plan(request, target, statistics, deployment)
+    placement = replace(placement, layer_updates_per_iter=request.layer_updates_per_iter)
+    target.write_placement(output, placement)
+    spare = deployment.num_replicas - statistics.num_experts
+    warnings += _ignored(request, target, deployment, placement, recorded_ranks)
+    return f"{summary}\n{_written(output, target, spare)}", warnings
+
+
+def _plan(
+    request: Request, target: Format, statistics: ExpertStatistics, deployment: Deployment
+) -> tuple[EnginePlacement, str]:
+    """The placement to write, and its figures."""
+    plan = partial(
+        planning.plan,
+        deployment=deployment,
+        program=request.program_path or project_file(planning.DEFAULT_PROGRAM),
+        one_replica_per_gpu=target.one_replica_per_gpu,
+        hidden=(request.expert_statistic_path,),
+    )
+    share = request.validate
+    placement, choice, held_out = plan(statistics, validate_share=share)
+    figures = _figures(statistics, held_out, choice, deployment, share is not None)
+    if request.current is None:
+        return placement, figures
+    if share is not None:
+        # The held-out iterations judge a plan that nobody has seen them for, moves included.
+        _, choice, held_out = plan(planning.split(statistics, share)[0])
+    placement, moved = from_current(
+        registry.read_placement(request.current),
+        str(request.current),
+        placement,
+        choice.best,
+        held_out,
+        deployment,
+        Serving.of(request.hardware, request.dispatch, statistics.top_k),
+    )
+    return placement, f"{figures}\n\n{moved}"
 
 
 def _deployment(statistics: ExpertStatistics) -> Deployment:
@@ -141,36 +162,31 @@ def _written(path: Path, target: Format, spare: int) -> str:
 
 
 def _ignored(
-    target: Format, deployment: Deployment, placement: EnginePlacement, recorded_ranks: int | None
+    request: Request,
+    target: Format,
+    deployment: Deployment,
+    placement: EnginePlacement,
+    recorded_ranks: int | None,
 ) -> list[str]:
     """What the engine would ignore or misread."""
-    found = []
     layers, updates = placement.layers, placement.layer_updates_per_iter
-    if deployment.num_gpus == 1:
-        found.append("ep_size 1 leaves nothing to balance; engines ignore EPLB then")
-    if updates and target.name != "tensorrt-llm":
-        found.append(
-            f"--layer_updates_per_iter is TensorRT-LLM's; {target.name} files cannot hold it"
-        )
-    if updates > len(layers):
-        found.append(
-            f"layer_updates_per_iter {updates} is more than the {len(layers)} layers; "
-            f"the engine updates each layer at most once"
-        )
-    if deployment.num_nodes > 1 and not deployment.can_be_node_local:
-        found.append(
-            f"num_groups {deployment.num_groups} does not spread over num_nodes "
-            f"{deployment.num_nodes}; most programs then ignore both"
-        )
-    if placement.moe_layers_only and not target.numbers_moe_layers:
-        found.append(
-            f"the statistics number the MoE layers alone, {target.name} the model's layers: "
-            f"written as layers {spans([*layers])}; give --first_moe_layer (3 for DeepSeek-V3) "
-            f"if the model begins with dense layers"
-        )
-    if recorded_ranks and recorded_ranks < deployment.num_gpus:
-        found.append(
-            f"the statistics hold {recorded_ranks} ranks, ep_size is {deployment.num_gpus}; if "
-            f"they were recorded on this deployment, files of ranks are missing"
-        )
-    return found
+    gpus, groups, nodes = deployment.num_gpus, deployment.num_groups, deployment.num_nodes
+    warnings = {
+        "ep_size 1 leaves nothing to balance; engines ignore EPLB then": gpus == 1,
+        f"--layer_updates_per_iter is TensorRT-LLM's; {target.name} files cannot hold it": (
+            updates and target.name != "tensorrt-llm"
+        ),
+        f"layer_updates_per_iter {updates} is more than the {len(layers)} layers; the engine "
+        f"updates each layer at most once": updates > len(layers),
+        f"num_groups {groups} does not spread over num_nodes {nodes}; most programs then ignore "
+        f"both": nodes > 1 and not deployment.can_be_node_local,
+        "--num_groups has no effect with --num_nodes 1": (
+            (request.num_groups or 1) > 1 and nodes == 1
+        ),
+        f"the statistics number the MoE layers alone, {target.name} the model's layers: written "
+        f"as layers {spans([*layers])}; give --first_moe_layer (3 for DeepSeek-V3) if the model "
+        f"begins with dense layers": placement.moe_layers_only and not target.numbers_moe_layers,
+        f"the statistics hold {recorded_ranks} ranks, ep_size is {gpus}; if they were recorded on "
+        f"this deployment, files of ranks are missing": recorded_ranks and recorded_ranks < gpus,
+    }
+    return [words for words, holds in warnings.items() if holds]
