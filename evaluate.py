@@ -26,8 +26,9 @@ from eplb.common import (
     project_file,
 )
 from eplb.evaluation.measure import Settings, evaluate
-from eplb.evaluation.results import metrics_of, prepare, table, write_misuse, write_results
+from eplb.evaluation.results import metrics_of, prepare, write_misuse, write_results
 from eplb.evaluation.scores import SCORINGS
+from eplb.evaluation.table import table
 from eplb.placement import Deployment
 from eplb.sandbox.runner import Sandbox
 from eplb.throughput.profile import add_arguments

@@ -11,8 +11,9 @@ import pytest
 
 from eplb.common import UserError
 from eplb.evaluation.fresh import FreshScore, FreshTrace
-from eplb.evaluation.results import metrics_of, prepare, table, write_misuse, write_results
+from eplb.evaluation.results import metrics_of, prepare, write_misuse, write_results
 from eplb.evaluation.scores import SCORINGS
+from eplb.evaluation.table import table
 from eplb.sandbox.runner import Refused
 from tests.evaluation import measured
 from tests.evaluation.measured import evaluation_of, random_history, reference_scores
@@ -181,9 +182,9 @@ def test_the_table_says_it_at_a_glance(scored):
     assert "3 ms" in text
     assert "none, in a test" in text
     assert max(map(len, lines)) <= 80
-    assert lines[-3].startswith("most to gain            speed, ")
-    assert lines[-2].split() == ["results", "results/metrics.json"]
-    assert lines[-1].endswith("--program_path program.py --fresh 3")
+    assert lines[-4].startswith("most to gain            speed, ")
+    assert lines[-3].split() == ["results", "results/metrics.json"]
+    assert lines[-2:] == ["next:", "  python evaluate.py --program_path program.py --fresh 3"]
 
 
 def test_the_table_shows_fresh_traces_and_the_gap(scored):
