@@ -23,24 +23,25 @@ _COMPILERS = ("BackendCompilerFailed", "InductorError", "InternalTorchDynamoErro
 _LIBRARIES = ("AxisError", "LinAlgError", "_LinAlgError", "OutOfMemoryError", "JSONDecodeError")
 _WORDS = frozenset(
     """a add after allocate ambiguous an and are arg argument arguments arithmetic array arrays as
-    at attribute axis b base be been before between bound bounds broadcast but by byte call called
-    calling can cannot class closed code column combination compatible conversion convert converted
-    could cpu cuda current data defined defines dense device dictionary did dim dimension
-    dimensions dims directory division do does double dtype duplicate each element elements empty
-    enough entry equal equation errno error exist expanded expect expected expecting expects failed
-    file first float32 float64 floating for found from full function get given got greater has have
-    here if import in inconsistent indent indentation indented index indices infer inputs inside
-    instances instead int32 int64 integer integers integral into invalid is it iterable iterator
-    key keyword least length less level literal log2phy logcnt long longer maps mask masks mat1
-    mat2 match matrix maximum mean memory method missing module more most multiplied must name nan
-    ndarray negative never new no non none noneType not num_gpus num_groups num_nodes num_replicas
-    number numpy of off on one only operand operands operation or order other out outer output over
-    parentheses permitted phy2log pop position positional program read rebalance_experts received
-    recursion required reshape result return returned returns run_eplb s same scalar self sequence
-    shape shapes should singleton singular size sizes slices start stride string subscriptable such
-    support supported syntax t tabs take takes target tensor tensors the thread to too torch two
-    types unable unexpected unhashable unindent unpack unsupported unterminated use used valid
-    value values variable view weight were where which while with without x zero zip""".split()
+    at attribute axis b base be been before between bfloat16 bound bounds broadcast but by byte
+    call called calling can cannot class closed code column combination compatible conversion
+    convert converted could cpu cuda current data defined defines dense device dictionary did dim
+    dimension dimensions dims directory division do does double dtype duplicate each element
+    elements empty enough entry equal equation errno error exist expanded expect expected expecting
+    expects failed file first float16 float32 float64 floating for found from full function get
+    given got greater has have here if import in inconsistent indent indentation indented index
+    indices infer inputs inside instances instead int16 int32 int64 integer integers integral into
+    invalid is it iterable iterator key keyword larger least length less level literal log2phy
+    logcnt long longer maps mask masks mat1 mat2 match matrix maximum mean memory method missing
+    module more most multiplied must name nan ndarray negative never new no non none noneType not
+    num_gpus num_groups num_nodes num_replicas number numpy of off on one only operand operands
+    operation or order other out outer output over parentheses permitted phy2log pop position
+    positional program read rebalance_experts received recursion required reshape result return
+    returned returns run_eplb s same scalar self sequence shape shapes should singleton singular
+    size sizes slices sparse_coo start stride string subscriptable such support supported syntax t
+    tabs take takes target tensor tensors the thread to too torch two types unable unexpected
+    unhashable unindent unpack unsupported unterminated use used valid value values variable view
+    weight were where which while with without x zero zip""".split()
 ) | set(dir(builtins))
 
 
