@@ -18,6 +18,7 @@ from typing import Any
 from eplb.common import (
     DONE,
     FAILED,
+    ArgumentParser,
     UserError,
     exit_on_user_error,
     path_argument,
@@ -32,14 +33,6 @@ from eplb.evaluation.table import table
 from eplb.placement import Deployment
 from eplb.sandbox.runner import Sandbox
 from eplb.throughput.profile import add_arguments
-
-
-class ArgumentParser(argparse.ArgumentParser):
-    """Wrong arguments are a `UserError`, so that stale results are dealt with first."""
-
-    def error(self, message: str):
-        raise UserError(f"{message}; see {self.prog} --help")
-
 
 SIZES = {
     "num_replicas": "slots",

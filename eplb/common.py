@@ -8,6 +8,7 @@ about experts.
 from __future__ import annotations
 
 import argparse
+import errno
 import math
 import os
 import signal
@@ -27,10 +28,20 @@ class UserError(Exception):
     """Something the user can put right; the message names the file or value and the way out."""
 
 
+class ArgumentParser(argparse.ArgumentParser):
+    """Wrong arguments are a `UserError`: one line, where argparse prints its usage too."""
+
+    def error(self, message: str):
+        raise UserError(f"{message}; see {self.prog} --help")
+
+
 def exit_on_user_error(main: Callable[[], int]) -> None:
     """Run a command's ``main`` and leave with its status; a `UserError` becomes one line and 2."""
     try:
-        sys.exit(main())
+        status = main()
+        # Here, so that a full disk is told of like anything else.
+        sys.stdout.flush()
+        sys.exit(status)
     except UserError as error:
         print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
         sys.exit(MISUSED)
@@ -39,6 +50,12 @@ def exit_on_user_error(main: Callable[[], int]) -> None:
         # flushes at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(128 + signal.SIGPIPE)
+    except OSError as error:
+        if error.errno != errno.ENOSPC:
+            raise
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        print(f"error: cannot write the output: {error.strerror}; make room", file=sys.stderr)
+        sys.exit(MISUSED)
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         sys.exit(128 + signal.SIGINT)

@@ -12,14 +12,13 @@ correlations and balancedness and by 10 % of the limits otherwise.
 
 from __future__ import annotations
 
-import argparse
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
 import numpy as np
 
 from eplb.bench import trace_figures as figures
-from eplb.common import DONE, FAILED, UserError, exit_on_user_error
+from eplb.common import DONE, FAILED, ArgumentParser, UserError, exit_on_user_error
 from eplb.loads import balancedness, slot_loads
 from eplb.placement import Deployment
 from eplb.trace import Trace, read_trace
@@ -211,7 +210,7 @@ def _note_on_groups(loads: np.ndarray) -> str:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(prog="python -m eplb.bench.calibration", description=__doc__)
+    parser = ArgumentParser(prog="python -m eplb.bench.calibration", description=__doc__)
     parser.add_argument("--trace", metavar="FILE", help="default: the one of --preset")
     parser.add_argument("--preset", choices=sorted(PRESETS), default="deepseek-v3")
     parser.add_argument("--seed", type=int, help="of the random numbers (default: the preset's)")

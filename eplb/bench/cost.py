@@ -8,7 +8,6 @@ balancer (`evaluate.py`).
 
 from __future__ import annotations
 
-import argparse
 import subprocess
 import sys
 import tempfile
@@ -17,7 +16,14 @@ from pathlib import Path
 
 import numpy as np
 
-from eplb.common import DONE, UserError, exit_on_user_error, positive_int, project_file
+from eplb.common import (
+    DONE,
+    ArgumentParser,
+    UserError,
+    exit_on_user_error,
+    positive_int,
+    project_file,
+)
 
 FAST_PROGRAM = "programs/balanced.py"
 # The shape of the public trace, and numbers long enough for its size.
@@ -117,7 +123,7 @@ def memory_line(name: str, command: list[str]) -> None:
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description="Measure what an evaluation costs.")
+    parser = ArgumentParser(description="Measure what an evaluation costs.")
     parser.add_argument(
         "--repeats", type=positive_int, default=5, help="of the first ratio (default: 5)"
     )

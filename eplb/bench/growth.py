@@ -7,7 +7,6 @@ and how good the placements are.
 
 from __future__ import annotations
 
-import argparse
 import sys
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,11 +16,11 @@ from tqdm import tqdm
 
 from eplb.bench.leaderboard import shipped_programs
 from eplb.bench.provenance import commit, machine
-from eplb.common import DONE, exit_on_user_error, positive_int, replacing
+from eplb.common import DONE, ArgumentParser, UserError, exit_on_user_error, positive_int, replacing
 from eplb.evaluation.measure import run_program
 from eplb.evaluation.scores import call_ms
 from eplb.placement import Deployment
-from eplb.sandbox.runner import Sandbox
+from eplb.sandbox.runner import Refused, Sandbox
 
 WINDOWS = 4
 # One more slot for every eight experts, as in DeepSeek's EP32, rounded up to whole GPUs.
@@ -72,7 +71,11 @@ def workload(size: Size) -> np.ndarray:
 
 
 def seconds_of_call(sandbox: Sandbox, program: Path, size: Size, repeats: int) -> float:
-    run = run_program(sandbox, program, workload(size), size.deployment, repeats=repeats)
+    try:
+        run = run_program(sandbox, program, workload(size), size.deployment, repeats=repeats)
+    except Refused as error:
+        shape = f"{size.layers} x {size.experts} on {size.gpus} GPUs"
+        raise UserError(f"{program} is refused at {shape}: {error}") from error
     return 1e-3 * call_ms(run.seconds)
 
 
@@ -107,7 +110,7 @@ def draw(measured: dict[str, dict[str, list[float]]], path: Path) -> None:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(
+    parser = ArgumentParser(
         prog="python -m eplb.bench.growth", description="Time programs on growing problems."
     )
     parser.add_argument(

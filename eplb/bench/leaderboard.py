@@ -9,7 +9,6 @@ figures. Not covered: other window lengths than the trace's own.
 
 from __future__ import annotations
 
-import argparse
 import textwrap
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
@@ -22,6 +21,7 @@ from eplb.bench.pareto import Point, draw
 from eplb.bench.provenance import commit, machine
 from eplb.common import (
     DONE,
+    ArgumentParser,
     UserError,
     exit_on_user_error,
     positive_int,
@@ -232,7 +232,7 @@ def recorded_scenario(file: str, *numbers: str) -> Scenario:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(
+    parser = ArgumentParser(
         prog="python -m eplb.bench.leaderboard",
         description="Score every program on every scenario.",
     )

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import argparse
 from dataclasses import replace
 
-from eplb.common import DONE, exit_on_user_error
+from eplb.common import DONE, ArgumentParser, exit_on_user_error
 from eplb.trace import write_trace
 from eplb.workload_model import PRESETS, generate
 
 
 def main(arguments: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(prog="python -m eplb.workload_model", description=__doc__)
+    parser = ArgumentParser(prog="python -m eplb.workload_model", description=__doc__)
     parser.add_argument("--output", metavar="FILE", required=True, help="the trace to write")
     parser.add_argument("--preset", choices=sorted(PRESETS), default="deepseek-v3")
     parser.add_argument("--seed", type=int, help="of the random numbers (default: the preset's)")

@@ -118,3 +118,12 @@ def test_sizes_are_deployable_and_reach_the_largest():
         for size in sizes:
             size.deployment.check(size.experts)
     assert growth.SERIES["all"][-1] == growth.Size(128, 1024, 1024)
+
+
+def test_growth_refuses_what_it_cannot_time_in_one_line(tmp_path):
+    with pytest.raises(UserError, match="--repeats: 0 is not a whole number of at least 1"):
+        growth.main(["--repeats", "0"])
+    broken = tmp_path / "syntax.py"
+    broken.write_text("def (")
+    with pytest.raises(UserError, match="syntax.py is refused at 8 x 256 on 32 GPUs: .*SyntaxErr"):
+        growth.main(["--programs", str(broken)])

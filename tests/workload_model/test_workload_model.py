@@ -250,6 +250,5 @@ def test_calibration_command_reports(tmp_path, capsys):
 
 
 def test_command_needs_somewhere_to_write():
-    with pytest.raises(SystemExit) as caught:
+    with pytest.raises(UserError, match="required: --output; see"):
         main([])
-    assert caught.value.code == 2

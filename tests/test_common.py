@@ -1,0 +1,71 @@
+"""How commands end: `pytest tests/test_common.py`."""
+
+from __future__ import annotations
+
+import argparse
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from eplb.common import (
+    ArgumentParser,
+    UserError,
+    path_argument,
+    positive_int,
+    positive_seconds,
+    project_file,
+)
+
+RUN = "from eplb.common import *; exit_on_user_error(lambda: print('x' * 10**6) or 0)"
+
+
+def run(code, stdout):
+    return subprocess.run(
+        [sys.executable, "-c", code],
+        cwd=project_file("initial.py").parent,
+        stdout=stdout,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="there is no /dev/full here")
+@pytest.mark.parametrize("code", [RUN, RUN.replace("10**6", "1")])
+def test_a_full_disk_is_one_line(code):
+    with open("/dev/full", "w") as full:
+        done = run(code, full)
+    assert done.returncode == 2
+    assert done.stderr == ("error: cannot write the output: No space left on device; make room\n")
+
+
+def test_an_error_is_one_line_whatever_its_text():
+    raising = "(_ for _ in ()).throw(UserError('a\\n  b'))"
+    code = f"from eplb.common import *; exit_on_user_error(lambda: {raising})"
+    done = run(code, subprocess.DEVNULL)
+    assert (done.returncode, done.stderr) == (2, "error: a b\n")
+
+
+def test_wrong_arguments_are_the_users_error_without_the_usage():
+    parser = ArgumentParser(prog="it")
+    parser.add_argument("--count", type=positive_int)
+    with pytest.raises(
+        UserError, match="^argument --count: 0 is not a whole number.*see it --help"
+    ):
+        parser.parse_args(["--count", "0"])
+
+
+@pytest.mark.parametrize(
+    ("kind", "good", "bad"),
+    [
+        (positive_int, "7", ["0", "-1", "1.5", "", "x", "²", "1e3"]),
+        (positive_seconds, "0.5", ["0", "-1", "nan", "inf", "", "x"]),
+        (path_argument, "a/b", ["", "  "]),
+    ],
+)
+def test_types_of_arguments(kind, good, bad):
+    assert str(kind(good)) == good
+    for text in bad:
+        with pytest.raises(argparse.ArgumentTypeError):
+            kind(text)
