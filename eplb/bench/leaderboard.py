@@ -1,7 +1,8 @@
 """Score the seed and every shipped program: `python -m eplb.bench.leaderboard`.
 
-Covered: balancedness on the window that followed, the gap to the lower bound, time, migrations and
-node locality, as a table in Markdown and a plot of balancedness over time. Workloads are those of
+Covered: balancedness on the window that followed under even and lp dispatch, what is kept of the
+ideal tokens per second in prefill and decode, the gap to the lower bound, time, migrations and node
+locality, as a table in Markdown and a plot of balancedness over time. Workloads are those of
 `eplb.workload_model` with a seed of their own, on which no program was tuned, and recorded ones
 that are named. A program that is refused in a scenario is listed there with the reason, in place of
 figures. Not covered: other window lengths than the trace's own.
@@ -30,9 +31,11 @@ from eplb.common import (
 )
 from eplb.evaluation.measure import SEED, run_program
 from eplb.evaluation.scores import Figures, PlacementScores
+from eplb.evaluation.scores import mean as score_mean
 from eplb.placement import Deployment
 from eplb.reference import replicate
 from eplb.sandbox.runner import Refused, Sandbox
+from eplb.throughput.profile import DEFAULT, Serving
 from eplb.trace import History, Trace, read_trace
 from eplb.workload_model import PRESETS, generate
 
@@ -44,17 +47,21 @@ class Scenario:
     """A workload on a deployment.
 
     workload: the name of a preset in `eplb.workload_model`, or a recorded one
+    hardware: what tokens per second are told for, of `eplb.throughput.profile`
     """
 
     name: str
     workload: str | Trace
     deployment: Deployment
+    hardware: tuple[str, ...] = (DEFAULT,)
 
 
+# Experts of 3 x 4096 x 1536 weights of a byte.
+QWEN3 = (DEFAULT, "bytes_per_expert=18874368")
 SCENARIOS = (
     Scenario("DeepSeek-V3 EP32", "deepseek-v3", Deployment(288, 8, 4, 32)),
     Scenario("DeepSeek-V3 EP144", "deepseek-v3", Deployment(288, 8, 18, 144)),
-    Scenario("Qwen3-235B EP32", "qwen3-235b", Deployment(160, 1, 4, 32)),
+    Scenario("Qwen3-235B EP32", "qwen3-235b", Deployment(160, 1, 4, 32), QWEN3),
     Scenario("Kimi-K2 EP64", "kimi-k2", Deployment(448, 1, 8, 64)),
     Scenario("bursty, EP32", "bursty", Deployment(288, 8, 4, 32)),
     Scenario("stationary, EP32", "stationary", Deployment(288, 8, 4, 32)),
@@ -66,7 +73,8 @@ SCENARIOS = (
 class Row:
     """What one program does in one scenario, means over the windows.
 
-    balancedness: over GPUs, on the window that followed
+    balancedness, lp: over GPUs, on the window that followed, under even and under lp dispatch
+    kept: by phase, the share of the ideal tokens per second, under even dispatch
     gap: hottest GPU over the lower bound, minus one, on the window that followed
     seen_gap: the same on the window seen, which only replication and packing can lose
     ms, times_seed: time of one call, and the seed's time over it
@@ -76,6 +84,8 @@ class Row:
 
     program: str
     balancedness: float
+    lp: float
+    kept: dict[str, float]
     gap: float
     seen_gap: float
     ms: float
@@ -131,11 +141,16 @@ def measure(
         except Refused as error:
             yield Refusal(program.name, str(error))
             continue
-        scores = PlacementScores(run.placements, history, deployment)
+        serving = {rule: Serving.of(scenario.hardware, rule) for rule in ("even", "lp")}
+        placed = (run.placements, history, deployment)
+        scores = PlacementScores(*placed, serving["even"])
+        lp = PlacementScores(*placed, serving["lp"])
         figures = Figures.of(scores, run.seconds, run.seed_seconds)
         yield Row(
             program=program.name,
             balancedness=figures.balancedness_score,
+            lp=score_mean(lp.balancedness_score),
+            kept={phase: worth.kept for phase, worth in figures.throughput.items()},
             gap=float(np.nanmean(mean[1:] / scores.balancedness_score / bounds[1:])) - 1,
             seen_gap=float(np.nanmean(mean[:-1] / scores.balancedness_oracle / bounds[:-1])) - 1,
             ms=figures.call_ms,
@@ -150,17 +165,18 @@ def table(scenario: Scenario, rows: list[Row | Refusal]) -> str:
     lines = [
         f"**{scenario.name}**",
         "",
-        "| program | balancedness | over the bound | on the window seen | ms | x seed's speed "
-        "| slots moved | node-local |",
-        "|---|---|---|---|---|---|---|---|",
+        "| program | balancedness | under lp | kept, prefill | kept, decode | over the bound "
+        "| on the window seen | ms | x seed's speed | slots moved | node-local |",
+        "|---|---|---|---|---|---|---|---|---|---|---|",
     ]
     for row in rows:
         if isinstance(row, Refusal):
             reason = textwrap.shorten(row.reason, 160).replace("|", "\\|")
-            lines.append(f"| {row.program} | refused: {reason} | | | | | | |")
+            lines.append(f"| {row.program} | refused: {reason} | | | | | | | | | |")
             continue
         lines.append(
-            f"| {row.program} | {row.balancedness:.4f} | +{row.gap:.1%} | +{row.seen_gap:.1%} "
+            f"| {row.program} | {row.balancedness:.4f} | {row.lp:.4f} | {row.kept['prefill']:.4f} "
+            f"| {row.kept['decode']:.4f} | +{row.gap:.1%} | +{row.seen_gap:.1%} "
             f"| {row.ms:.3g} | {row.times_seed:.3g} | {row.moved:.0%} | {row.node_local:.0%} |"
         )
     return "\n".join(lines) + "\n"

@@ -81,7 +81,7 @@ def test_lists_refused_programs_with_the_reason_and_goes_on(tmp_path, tiny_scena
     assert "a\\|b" in lines["raises.py"]
     assert "refused: window 0: phy2log: layer 0 has no slot for expert 1" in lines["wrong.py"]
     # Every line has as many cells as the heading.
-    assert {line.replace("\\|", "").count("|") for line in lines.values()} == {9}
+    assert {line.replace("\\|", "").count("|") for line in lines.values()} == {12}
     assert "%" in lines["right.py"]
     assert plot.stat().st_size > 1000
 
