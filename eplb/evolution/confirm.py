@@ -13,9 +13,7 @@ import argparse
 import ast
 import json
 import shutil
-import sys
 import tempfile
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -32,10 +30,10 @@ FINALISTS = 8
 TRACES = 3
 
 
-def confirm(run: Run, progress: Callable[[float], None] = lambda share: None) -> str:
+def confirm(run: Run) -> str:
     """Make the finalist that wins on unseen traces ``best/main.py``, and say so in one line.
 
-    Raises `UserError` where the run has no program to confirm. progress: told the share done
+    Raises `UserError` where no program of the run could be scored.
     """
     programs = finalists(run)
     if not programs:
@@ -48,13 +46,12 @@ def confirm(run: Run, progress: Callable[[float], None] = lambda share: None) ->
         files = [Path(name) / f"{i}.py" for i in range(len(programs))]
         for file, program in zip(files, programs, strict=True):
             file.write_text(program.code, encoding="utf-8")
-        scores = score_fresh(files, draw(TRACES), sandbox, **options, progress=progress)
+        scores = score_fresh(files, draw(TRACES), sandbox, **options)
     rows = [_row(program, of) for program, of in zip(programs, scores, strict=True)]
     place = max(range(len(rows)), key=lambda i: (rows[i]["fresh"], rows[i]["known"]))
-    winner = rows[place]
+    winner, start = rows[place], rows[-1]
     keep(run.folder, programs[place], options | {"winner": winner["generation"], "programs": rows})
-    start = next((row for row in rows if row["start"]), None)
-    ahead = f", {winner['fresh'] - start['fresh']:+.4f} to the start program" if start else ""
+    ahead = f", {winner['fresh'] - start['fresh']:+.4f} to the start program" * start["start"]
     return (
         f"confirmed on {TRACES} unseen traces: gen_{winner['generation']} scores "
         f"{winner['fresh']:.4f} there{ahead}; on the known trace {winner['known']:.4f}, "
@@ -63,17 +60,15 @@ def confirm(run: Run, progress: Callable[[float], None] = lambda share: None) ->
 
 
 def finalists(run: Run) -> list[Program]:
-    """The best programs whose code differs by more than layout and comments; the start program."""
-    ranked = [program for program in run.programs if program.score is not None]
-    ranked.sort(key=lambda program: -program.score)
+    """The best programs whose code differs by more than layout and comments; last, the start's."""
     distinct: dict[str, Program] = {}
-    for program in ranked:
+    ranked = [program for program in run.programs if program.score is not None]
+    for program in sorted(ranked, key=lambda program: -program.score):
         distinct.setdefault(_normal(program.code), program)
-    best = list(distinct.values())[:FINALISTS]
-    start = run.seed
-    if start is None or start.score is None or distinct[_normal(start.code)] in best:
-        return best
-    return [*best, start]
+    start = run.seed if run.seed in ranked else None
+    if start is not None:
+        distinct.pop(_normal(start.code))
+    return [*list(distinct.values())[:FINALISTS], *filter(None, [start])]
 
 
 def _normal(code: str) -> str:
@@ -88,20 +83,16 @@ def _options(folder: Path) -> dict[str, Any]:
     saved = folder / ".hydra" / "config.yaml"
     config = yaml.safe_load(saved.read_text("utf-8")) if saved.is_file() else {}
     given = config.get("distributed_job_config", {}).get("extra_cmd_args", {})
-    options = {"scoring": given.get("scoring", "eplb"), "dispatch": given.get("dispatch", "even")}
+    options = {name: given[name] for name in ("scoring", "dispatch") if name in given}
     return options | {"require_locality": given.get("locality") == "require"}
 
 
 def _row(program: Program, scores: list[FreshScore]) -> dict[str, Any]:
     mean = mean_score(scores)
     return {
-        "generation": program.generation,
-        "id": program.id,
-        "name": program.name,
-        "start": program.is_seed,
-        "known": program.score,
-        "fresh": mean,
-        "gap": program.score - mean,
+        **{"generation": program.generation, "id": program.id, "name": program.name},
+        **{"start": program.is_seed, "known": program.score},
+        **{"fresh": mean, "gap": program.score - mean},
         "scores": [score.record for score in scores],
     }
 
@@ -138,13 +129,8 @@ def main() -> int:
     folder = parser.parse_args().results
     run = read_run(folder)
     with hold(folder):
-        print(confirm(run, _show_share))
+        print(confirm(run))
     return DONE
-
-
-def _show_share(share: float) -> None:
-    if sys.stderr.isatty():
-        print(f"\rconfirming {share:.0%} ", end="" if share < 1 else "\n", file=sys.stderr)
 
 
 if __name__ == "__main__":

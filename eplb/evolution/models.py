@@ -8,6 +8,7 @@ Not covered: which of them is asked how often (ShinkaEvolve's bandit) and what t
 from __future__ import annotations
 
 import os
+import re
 import threading
 from collections.abc import Sequence
 from typing import Any
@@ -112,11 +113,14 @@ def silent_models(
 
     def ask(model: str) -> None:
         try:
-            _ask(model, llm_kwargs, seconds)
+            answer = _ask(model, llm_kwargs, seconds)
         except Exception as error:  # noqa: BLE001 - every client library has its own
             failures[model] = _reason(error, model)
-        else:
+            return
+        if re.search(r"\bOK(AY)?\b", answer.content or "", re.IGNORECASE):
             failures.pop(model)
+        else:
+            failures[model] = f"asked to reply with OK, it said {_shown(answer)}"
 
     threads = [threading.Thread(target=ask, args=(model,), daemon=True) for model in models]
     for thread in threads:
@@ -126,7 +130,13 @@ def silent_models(
     return dict(failures)
 
 
-def _ask(model: str, llm_kwargs: dict[str, Any], seconds: float) -> None:
+def _shown(answer: query.QueryResult) -> str:
+    if (answer.content or "").strip():
+        return repr(" ".join(answer.content.split())[:160])
+    return "nothing, after thinking up all that it may say" if answer.thought else "nothing"
+
+
+def _ask(model: str, llm_kwargs: dict[str, Any], seconds: float) -> query.QueryResult:
     """One question by ShinkaEvolve's own query function, without its twenty retries."""
     client, api_model, provider = get_client_llm(model)
     if hasattr(client, "with_options"):
@@ -134,8 +144,9 @@ def _ask(model: str, llm_kwargs: dict[str, Any], seconds: float) -> None:
     kwargs = sample_model_kwargs(model_names=[model], **llm_kwargs)
     kwargs.pop("model_name")
     names = {"bedrock": "anthropic", "azure_openai": "openai", "openrouter": "openai"}
-    ask = getattr(query, f"query_{ {**names, 'google': 'gemini'}.get(provider, provider) }")
-    ask.__wrapped__(client, api_model, "Reply with OK.", "You are brief.", [], None, **kwargs)
+    question = getattr(query, f"query_{ {**names, 'google': 'gemini'}.get(provider, provider) }")
+    texts = ("Reply with OK.", "You are brief.")
+    return question.__wrapped__(client, api_model, *texts, [], None, **kwargs)
 
 
 def _reason(error: Exception, model: str) -> str:

@@ -157,8 +157,8 @@ def useless_answers(run: Run, enough: int = GIVEN_UP) -> str | None:
         return None
     failed = given_up[-1]
     answers = (run.folder / f"gen_{failed.generation}" / "attempts").rglob("llm_response.txt")
-    answer = next((path.read_text("utf-8", "replace") for path in sorted(answers)), "")
-    shown = repr(" ".join(answer.split())[:200]) if answer.strip() else "nothing"
+    answer = next((" ".join(path.read_text("utf-8", "replace").split()) for path in answers), "")
+    shown = repr(answer[:200]) if answer else "nothing"
     return (
         f"no answer of {failed.model or 'the models'} can be used "
         f"({text(failed.details.get('failure_reason')) or 'no reason given'}); it said {shown}; "

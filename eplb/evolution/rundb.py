@@ -205,11 +205,10 @@ def read_run(folder: Path) -> Run:
             programs = tuple(parser.program(row) for row in connection.execute(_PROGRAMS))
             proposals = tuple(parser.proposal(row) for row in connection.execute(_FAILED_PROPOSALS))
     except (sqlite3.Error, TypeError, ValueError) as error:
-        if "no such table" in str(error):
-            raise NoPrograms(f"{database} holds no program yet ({error})") from error
+        kind = NoPrograms if "no such table" in str(error) else UserError
         way_out = "give the results folder of a run, or restore the file from a backup"
         message = f"cannot read {database} as a database of ShinkaEvolve ({error}); {way_out}"
-        raise UserError(message) from error
+        raise kind(message) from error
     if not programs:
         raise NoPrograms(f"{database} holds no program yet; wait for the seed's evaluation")
     return Run(folder, programs, proposals, unfinished, parser.damaged)
@@ -270,9 +269,8 @@ class _Parser:
 
     def program(self, row: sqlite3.Row) -> Program:
         correct = bool(row["correct"])
-        island = row["island_idx"]
-        inspirations = self.json(row["archive_inspiration_ids"], list)
-        inspirations += self.json(row["top_k_inspiration_ids"], list)
+        archive, top_k = row["archive_inspiration_ids"], row["top_k_inspiration_ids"]
+        inspirations = self.json(archive, list) + self.json(top_k, list)
         return Program(
             id=str(row["id"]),
             code=str(row["code"]),
@@ -285,22 +283,18 @@ class _Parser:
             public=self.json(row["public_metrics"], dict),
             feedback=text(row["text_feedback"]),
             metadata=self.json(row["metadata"], dict),
-            island=0 if island is None else int(island),
+            island=int(row["island_idx"] or 0),
             migrations=tuple(self._migrations(row["migration_history"])),
         )
 
     def _migrations(self, field: str | None) -> Iterator[Migration]:
         for move in self.json(field, list):
             try:
-                yield Migration(
-                    generation=int(move["generation"]),
-                    source=int(move["from"]),
-                    target=int(move["to"]),
-                    timestamp=float(move["timestamp"]),
-                )
+                when, source, target = (int(move[key]) for key in ("generation", "from", "to"))
+                yield Migration(when, source, target, float(move["timestamp"]))
             except (KeyError, TypeError, ValueError):
                 self.damaged += 1
 
     def proposal(self, row: sqlite3.Row) -> FailedProposal:
-        details = self.json(row["details"], dict)
-        return FailedProposal(int(row["generation"]), str(row["stage"]), details)
+        generation, stage, details = row
+        return FailedProposal(int(generation), str(stage), self.json(details, dict))

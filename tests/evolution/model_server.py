@@ -19,6 +19,9 @@ class ModelServer:
         self.prompts: list[str] = []
         self.refused = 0
         self.silent = threading.Event()
+        # Said instead of an edit, and thought before saying nothing.
+        self.says: str | None = None
+        self.thinks: str | None = None
         server = self
 
         class Handler(BaseHTTPRequestHandler):
@@ -33,7 +36,10 @@ class ModelServer:
                     return
                 messages = [message["content"] for message in body["messages"]]
                 server.prompts.append("\n".join(messages))
-                self.reply(200, completion(answer(messages[0], messages[-1])))
+                said = answer(messages[0], messages[-1])
+                if server.says is not None and messages[-1] != "Reply with OK.":
+                    said = server.says
+                self.reply(200, completion(said, server.thinks))
 
             def reply(self, status: int, content: dict) -> None:
                 data = json.dumps(content).encode()
@@ -65,7 +71,7 @@ class ModelServer:
         self._http.server_close()
 
 
-def completion(content: str) -> dict:
+def completion(content: str, thought: str | None = None) -> dict:
     return {
         "id": "1",
         "object": "chat.completion",
@@ -75,7 +81,11 @@ def completion(content: str) -> dict:
             {
                 "index": 0,
                 "finish_reason": "stop",
-                "message": {"role": "assistant", "content": content},
+                "message": {
+                    "role": "assistant",
+                    "content": content if thought is None else "",
+                    "reasoning_content": thought,
+                },
             }
         ],
         "usage": {"prompt_tokens": 10, "completion_tokens": 10, "total_tokens": 20},

@@ -10,6 +10,7 @@ import sys
 import time
 from contextlib import closing
 from pathlib import Path
+from typing import IO, Any
 
 import psutil
 
@@ -62,11 +63,11 @@ class Runs:
             f"distributed_job_config.eval_program_path={self.folder}/evaluate.py",
         ]
 
-    def start(self, arguments: list[str], **environment: str) -> subprocess.Popen:
+    def start(self, arguments: list[str], **environment: Any) -> subprocess.Popen:
         """Start `run_evo.py` from another folder than the project's."""
         return self.start_command([str(ROOT / "run_evo.py"), *arguments], **environment)
 
-    def launch(self, arguments: list[str], **environment: str) -> subprocess.Popen:
+    def launch(self, arguments: list[str], **environment: Any) -> subprocess.Popen:
         """Start `shinka_launch variant=eplb_example` from another folder than the project's."""
         code = (
             "import sys; sys.argv[0] = 'shinka_launch'\nfrom shinka.cli.launch import main; main()"
@@ -74,15 +75,21 @@ class Runs:
         arguments = ["-c", code, "variant=eplb_example", *arguments]
         return self.start_command(arguments, PYTHONPATH=str(ROOT), **environment)
 
-    def start_command(self, arguments: list[str], **environment: str) -> subprocess.Popen:
+    def start_command(
+        self,
+        arguments: list[str],
+        out: int | IO = subprocess.PIPE,
+        errors: int = subprocess.STDOUT,
+        **environment: str,
+    ) -> subprocess.Popen:
         environment = {**os.environ, "LOCAL_OPENAI_API_KEY": KEY, **environment}
         environment["PYTHONUNBUFFERED"] = "1"
         return subprocess.Popen(
             [sys.executable, *arguments],
             cwd=self.folder,
             env=environment,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
+            stdout=out,
+            stderr=errors,
             text=True,
         )
 

@@ -12,6 +12,7 @@ from shinka.model_availability import PROVIDER_ENV_REQUIREMENTS
 
 from eplb.common import UserError
 from eplb.evolution.models import OFFLINE_MODEL, STRONG_MODELS, answering_models, choose_models
+from tests.evolution import model_server
 from tests.evolution.model_server import KEY, ModelServer
 
 LLM_KWARGS = {"temperatures": [1.0], "max_tokens": 64, "reasoning_efforts": ["low"]}
@@ -66,6 +67,22 @@ def test_shinka_knows_the_price_of_every_model(model):
 def test_a_server_that_answers(server):
     assert ask(server.model) == [server.model]
     assert len(server.prompts) == 1
+
+
+@pytest.mark.parametrize(
+    "content, thought, words",
+    [
+        ("", None, "it said nothing;"),
+        ("   ", None, "it said nothing;"),
+        ("", "Reply with OK? Let me look at it", "said nothing, after thinking"),
+        ("I took a look at your brokers.", None, "it said 'I took a look at your brokers.'"),
+    ],
+)
+def test_an_answer_that_is_none(server, monkeypatch, content, thought, words):
+    monkeypatch.setattr(model_server, "answer", lambda system, user: content)
+    server.thinks = thought
+    with pytest.raises(UserError, match=f"asked to reply with OK.*{words[:-1]}"):
+        ask(server.model)
 
 
 def test_a_wrong_key_is_said_at_once(server, monkeypatch):

@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import json
+import os
 import random
 import re
+import shlex
 import signal
+import subprocess
+import sys
 import time
 
 import pytest
 
 from tests.evolution.model_server import KEY, ModelServer
-from tests.evolution.runs import Runs, wait_for
+from tests.evolution.runs import EVALUATOR, ROOT, Runs, wait_for
 
 
 @pytest.fixture
@@ -111,3 +115,64 @@ def test_mistakes_cost_nothing(runs, entry, mistake):
     assert process.returncode == 2
     assert out.startswith("error: ") and mistake in out and out.count("\n") == 1
     assert runs.server.prompts == [] and not runs.results.exists()
+
+
+@pytest.mark.parametrize(
+    "says", ["", "I would sort the experts first.", "<NAME>\nno edit\n</NAME>"]
+)
+def test_useless_answers_end_the_run(runs, says):
+    """ShinkaEvolve would ask on, nine times for every generation."""
+    runs.server.says = says
+    process = runs.start(runs.overrides(50))
+    out, _ = process.communicate(timeout=120)
+    last = out.splitlines()[-1]
+    assert process.returncode == 1, out
+    assert (" ".join(says.split()) or "it said nothing") in last
+    assert "offline=true" in last and f"resume={runs.results}" in last
+
+
+def test_a_start_program_that_is_refused(runs):
+    """Its reason, and no way to go on: what was started is not worth going on with."""
+    (runs.folder / "evaluate.py").write_text(
+        EVALUATOR.replace(
+            'dict(correct=True, error="")', 'dict(correct=False, error="slot 3 is 7")'
+        )
+    )
+    process = runs.start(runs.overrides(5))
+    out, _ = process.communicate(timeout=60)
+    assert process.returncode == 1, out
+    assert out.splitlines()[-1] == "the start program cannot be scored: slot 3 is 7"
+
+
+@pytest.mark.parametrize("entry", ["start", "launch"])
+def test_nobody_reads_what_the_run_says(runs, entry):
+    """`run_evo.py … | head -1`"""
+    process = getattr(runs, entry)(runs.overrides(50), errors=subprocess.PIPE)
+    process.stdout.readline()
+    process.stdout.close()
+    errors = process.stderr.read()
+    assert process.wait(60) == 1
+    assert re.fullmatch(r"cannot write to standard output \(Broken pipe\); to go on: .*\n", errors)
+    assert runs.orphans() == []
+
+
+def test_standard_output_is_full(runs):
+    with open("/dev/full", "w") as full:
+        process = runs.start(runs.overrides(50), out=full, errors=subprocess.PIPE)
+        errors = process.stderr.read()
+    assert process.wait(60) == 1
+    assert errors.count("\n") == 1 and "No space left on device" in errors, errors
+
+
+def test_the_disk_is_full(runs):
+    """A file system that is nearly full as the run starts, in a user's own mount namespace."""
+    if subprocess.run(["unshare", "-m", "true"], check=False).returncode:
+        pytest.skip("this user may not mount")
+    runs.results.mkdir()
+    mount = f"mount -t tmpfs -o size=9m tmpfs {runs.results}"
+    run = shlex.join([sys.executable, str(ROOT / "run_evo.py"), *runs.overrides(50)])
+    shell = ["unshare", "-m", "sh", "-c", f"{mount} && exec {run}"]
+    environment = {**os.environ, "LOCAL_OPENAI_API_KEY": KEY}
+    ended = subprocess.run(shell, env=environment, capture_output=True, text=True, timeout=120)
+    assert ended.returncode == 1, ended
+    assert ended.stderr.count("\n") == 1 and "is full; to go on: " in ended.stderr, ended.stderr
