@@ -12,6 +12,7 @@ import json
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -66,15 +67,12 @@ def counting(modules: dict[int, torch.nn.Module]) -> Iterator[np.ndarray]:
     num_experts = _num_experts(next(iter(modules.values())))
     counts = np.zeros((len(modules), num_experts), dtype=np.int64)
 
-    def hook_for(row: int):
-        def hook(module, inputs):
-            ids = chosen_experts(module, inputs).flatten().cpu()
-            counts[row] += torch.bincount(ids, minlength=num_experts).numpy()[:num_experts]
-
-        return hook
+    def count(module, inputs, row):
+        ids = chosen_experts(module, inputs).flatten().cpu()
+        counts[row] += torch.bincount(ids, minlength=num_experts).numpy()[:num_experts]
 
     hooks = [
-        module.register_forward_pre_hook(hook_for(row))
+        module.register_forward_pre_hook(partial(count, row=row))
         for row, module in enumerate(modules.values())
     ]
     try:

@@ -31,8 +31,8 @@ def recognises(source: Source) -> bool:
 
 def read(source: Source) -> ExpertStatistics:
     content = source.content
-    if isinstance(content, dict) and KEY in content:
-        content = content[KEY]
+    if isinstance(content, dict):
+        content = content.get(KEY, content.get("logical_count", content))
     if not isinstance(content, dict):
         return statistics_of(source, _plain(source, content))
     layers = _numbers(content, LAYER)
@@ -82,8 +82,15 @@ def _stacked(source: Source, layers: dict[int, object]) -> object:
         return [[row.get(e, 0) for e in range(experts)] for row in by_expert.values()]
     rows = [row.tolist() if hasattr(row, "tolist") else row for row in layers.values()]
     if all(isinstance(_first(row), list) for row in rows):
-        return [list(iteration) for iteration in zip(*rows, strict=False)]
+        _check_iterations(source, layers, rows)
+        return [list(iteration) for iteration in zip(*rows, strict=True)]
     return rows
+
+
+def _check_iterations(source: Source, layers: dict[int, object], rows: list) -> None:
+    odd = next((n for n, row in zip(layers, rows, strict=True) if len(row) != len(rows[0])), None)
+    if odd is not None:
+        raise UserError(f"{source}: layer {odd} has another number of iterations than the first")
 
 
 def write_statistics(path: Path, statistics: ExpertStatistics) -> None:

@@ -64,8 +64,9 @@ def detect(source: Source) -> str:
         if known.recognises(source):
             return name
     raise UserError(
-        f"{source} is {source.describe()}, which is in no known format; convert statistics to JSON "
-        f'{{"weight": [[tokens of each expert] of each MoE layer]}}'
+        f"{source} is {source.describe()}, which is in no known format; "
+        + ("give one of its files, or " * source.is_folder)
+        + 'convert statistics to JSON {"weight": [[tokens of each expert] of each MoE layer]}'
     )
 
 

@@ -34,7 +34,10 @@ RECORDER_FILES = "expert_distribution_recorder_*.pt"
 def recognises(source: Source) -> bool:
     if source.is_folder:
         return bool(source.files(RECORDER_FILES))
-    return source.has(COUNTS) or source.has(PLACEMENT) or source.has("records")
+    if source.has(COUNTS):
+        # A dictionary from layer to counts numbers its layers itself, as bare counts may.
+        return not isinstance(source.content[COUNTS], dict)
+    return source.has(PLACEMENT) or source.has("records")
 
 
 def read(source: Source) -> ExpertStatistics | EnginePlacement:

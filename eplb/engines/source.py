@@ -106,7 +106,7 @@ class Source:
         for line in lines:
             try:
                 objects += [json.loads(line)] if line.strip() else []
-            except ValueError:
+            except (ValueError, RecursionError):
                 if line is not lines[-1]:
                     return []
         return objects if len(lines) > 1 else []
@@ -151,6 +151,8 @@ class Source:
             return f"a folder of {_some(path.name for path in self.files('*'))}"
         if not self.head:
             return "an empty file"
+        if self.head.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+            return "UTF-16 text (save it as UTF-8)"
         content = self.content
         if isinstance(content, dict):
             return f"a dictionary of {_some(map(str, content))}"

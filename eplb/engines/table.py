@@ -1,4 +1,4 @@
-"""Tables of token counts as text: comma, semicolon or tab between the columns.
+"""Tables of token counts as text: comma, semicolon, tab or blanks between columns.
 
 A long table has columns for layer, expert and count, and may have one for the iteration; rows of
 the same cell add up, and other columns are not looked at. SGLang's older releases write such
@@ -36,9 +36,10 @@ def recognises(source: Source) -> bool:
         return bool(source.files("expert_distribution_rank*_timestamp*.csv"))
     if not source.head or source.looks_like_json or b"\0" in source.head:
         return False
-    lines = source.head.decode(errors="replace").splitlines()[:2]
-    cells = lines[-1].split(_delimiter(lines[0]))
-    return len(cells) > 1 and sum(_is_number(cell) for cell in cells) > len(cells) // 2
+    header, *rest = _split(source.head.decode(errors="replace").splitlines()[:3])
+    cells = rest[0] if rest else header
+    numbers = sum(map(_is_number, cells))
+    return len(cells) > 1 and ("expert" in _roles(header) or numbers > len(cells) // 2)
 
 
 def read(source: Source) -> ExpertStatistics:
@@ -78,8 +79,13 @@ def _sglang(source: Source) -> ExpertStatistics:
     return _of_cells(source, np.concatenate(cells), notes)
 
 
-def _delimiter(line: str) -> str:
-    return max(",;\t", key=line.count)
+def _split(lines: list[str]) -> list[list[str]]:
+    """The cells of each line that has any; numpy's savetxt puts blanks between them."""
+    lines = [line for line in lines if line.strip() and not line.startswith("#")] or [""]
+    delimiter = max(",;\t", key=lines[0].count)
+    if delimiter not in lines[0]:
+        return [line.split() for line in lines]
+    return [[cell.strip() for cell in row] for row in csv.reader(lines, delimiter=delimiter)]
 
 
 def _is_number(cell: str) -> bool:
@@ -91,9 +97,7 @@ def _is_number(cell: str) -> bool:
 
 def _rows(source: Source) -> tuple[list[str], np.ndarray]:
     """The header, if there is one, and the cells [rows, columns]."""
-    lines = source.text.splitlines()
-    table = list(csv.reader(lines, delimiter=_delimiter(lines[0])))
-    rows = [[cell.strip() for cell in row] for row in table if any(cell.strip() for cell in row)]
+    rows = _split(source.text.splitlines())
     odd = next((n for n, row in enumerate(rows, 1) if len(row) != len(rows[0])), None)
     if odd is not None:
         raise UserError(f"{source}: row {odd} has {len(rows[odd - 1])} columns, not {len(rows[0])}")

@@ -140,8 +140,8 @@ def _counts(path: Path, names: Names, num_experts: int) -> np.ndarray:
     for name, counts in zip(names.values(), tensors, strict=True):
         if counts.shape != (num_experts,):
             raise UserError(
-                f"{path}: {name} counts {counts.size} experts, meta_info.json says {num_experts}; "
-                f"the files belong to different models"
+                f"{path}: {name} has shape {list(counts.shape)}, meta_info.json says {num_experts} "
+                f"experts; the files belong to different models"
             )
     counts = np.stack(tensors)
     fault = count_fault(counts[None], [f"{n} in iteration {i}" for i, n in names])

@@ -29,50 +29,36 @@ def recognises(source: Source) -> bool:
 
 
 def read(source: Source) -> EnginePlacement:
+    """Raises `UserError` where layers list other numbers of devices, or devices of experts.
+
+    MindIE lists devices that hold nothing but a shared expert: those are left out.
+    """
     try:
-        layers = [
-            [device["device_expert"] for device in layer["device_list"]]
-            for layer in source.content["layer_list"]
-        ]
-        counts = [layer.get("device_count") for layer in source.content["layer_list"]]
-        devices = [len(layer) for layer in layers]
+        listed = source.content["layer_list"]
+        layers = [[each["device_expert"] for each in layer["device_list"]] for layer in listed]
         sizes = [[len(experts) for experts in layer] for layer in layers]
-    except (KeyError, TypeError, AttributeError) as error:
+        counts = [layer.get("device_count", len(sizes[0])) for layer in listed]
+    except (KeyError, TypeError, AttributeError, IndexError) as error:
         raise UserError(f"{source}: {error} is missing or malformed; generate it again") from error
-    if source.content.get("moe_layer_count", len(layers)) != len(layers) or not layers:
+    told = source.content.get("moe_layer_count", len(layers))
+    if told != len(layers) or not layers:
         raise UserError(
-            f"{source}: moe_layer_count is {source.content.get('moe_layer_count')}, layer_list has "
-            f"{len(layers)} layers; generate it again"
+            f"{source}: moe_layer_count is {told}, layer_list has {len(layers)} layers; generate "
+            f"it again"
         )
-    for number, (count, size) in enumerate(zip(counts, sizes, strict=True)):
-        if count not in (None, devices[number]) or len(size) != devices[0] or not size:
+    most = max(sizes[0], default=0)
+    routed = [device for device, size in enumerate(sizes[0]) if size == most]
+    for layer, (size, count) in enumerate(zip(sizes, counts, strict=True)):
+        if size != sizes[0] or len(size) != count or set(size) - {1, most}:
             raise UserError(
-                f"{source}: layer {number} lacks a device: it lists {len(size)}, device_count is "
-                f"{count} and layer 0 lists {devices[0]}; generate it again"
+                f"{source}: layer {layer} lacks a device or a slot, its {count} devices have "
+                f"{size} slots and those of layer 0 {sizes[0]}; generate it again"
             )
-    routed = _routed(source, sizes)
     rows = [[expert for device in routed for expert in layer[device]] for layer in layers]
     phy2log, num_experts = checked_rows(source, range(len(rows)), rows)
     return EnginePlacement(
         phy2log, tuple(range(len(rows))), num_experts, num_gpus=len(routed), moe_layers_only=True
     )
-
-
-def _routed(source: Source, sizes: list[list[int]]) -> list[int]:
-    """The devices that hold routed experts: those with most slots, alike in every layer.
-
-    MindIE lists devices beside them that hold nothing but a shared expert.
-    """
-    most = max(sizes[0])
-    routed = [device for device, size in enumerate(sizes[0]) if size == most]
-    for number, layer in enumerate(sizes):
-        odd = [d for d, size in enumerate(layer) if size != (most if d in routed else 1)]
-        if odd:
-            raise UserError(
-                f"{source}: layer {number}, device {odd[0]} holds {layer[odd[0]]} experts, others "
-                f"{most}; generate it again"
-            )
-    return routed
 
 
 def write_placement(path: Path, placement: EnginePlacement) -> None:

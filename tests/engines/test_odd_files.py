@@ -136,6 +136,8 @@ READ = {
     "a wide table": ("a.csv", wide_table(), ARRAY, 0),
     "a wide table with a header": ("a.csv", wide_table(header="e0,e1,e2,e3"), ARRAY, 0),
     "a wide table with layers": ("a.tsv", wide_table("\t", "layer\ta\tb\tc\td", True), ARRAY, 3),
+    "numpy's savetxt": ("a.txt", lambda path: np.savetxt(path, ARRAY, header="tokens"), ARRAY, 0),
+    "layers in logical_count": ("a.json", dump({"logical_count": {3: [1, 2]}}), [[1, 2]], 3),
     "SGLang with dense layers": ("a.json", dump({"logical_count": MODEL.tolist()}), ARRAY, 3),
     "SGLang with idle layers": (
         "a.json",
@@ -204,6 +206,9 @@ REFUSED = {
     "several arrays": ("a.npz", numpy_file(a=ARRAY, b=ARRAY), "dictionary of a, b; put the token"),
     "JSON lines": ("a.jsonl", text('{"step": 1}\n{"step": 2}\n'), "2 records with the keys step"),
     "text behind JSON": ("a.json", text("[[1, 2]] and"), "not valid JSON"),
+    "thousands": ("a.csv", text('layer,expert,count\n0,0,"1,234"\n'), "'1,234' in row 1 is not a"),
+    "nesting without end": ("a.json", text("[" * 10**5), "not valid JSON"),
+    "UTF-16": ("a.json", text("[[1, 2]]", encoding="utf-16"), "UTF-16 text .save it as UTF-8"),
     "an empty file": ("a.json", text(""), "is an empty file, which is in no known format"),
     "words": ("a.txt", text("hello\nworld\n"), "a file that begins with 'hello'"),
     "another encoding": ("a.json", text('{"ä": 1}', encoding="latin-1"), "not UTF-8 text"),
@@ -236,7 +241,7 @@ def test_empty_folders_and_missing_files(tmp_path):
     with pytest.raises(UserError, match="a folder of nothing, which is in no known format"):
         registry.read_statistics(tmp_path)
     (tmp_path / "moe_load_0.npy").touch()
-    with pytest.raises(UserError, match="a folder of moe_load_0.npy"):
+    with pytest.raises(UserError, match="a folder of moe_load_0.npy.*give one of its files"):
         registry.read_statistics(tmp_path)
     with pytest.raises(UserError, match="does not exist; check the path"):
         registry.read_statistics(tmp_path / "nowhere")

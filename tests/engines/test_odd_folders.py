@@ -89,10 +89,10 @@ def test_an_iteration_that_no_rank_recorded_keeps_its_number(tmp_path):
 
 
 META = {
-    "of another model": ('{"num_experts": 9}', "counts 4 experts, meta_info.json says 9"),
+    "of another model": ('{"num_experts": 9}', "has shape .4., meta_info.json says 9"),
     "without experts": ('{"num_expert": 4}', "does not give num_experts"),
     "with text": ('{"num_experts": "4"}', "does not give num_experts"),
-    "below one": ('{"num_experts": 0}', "counts 4 experts, meta_info.json says 0"),
+    "below one": ('{"num_experts": 0}', "has shape .4., meta_info.json says 0"),
     "a list": ("[4]", "does not give num_experts"),
 }
 
