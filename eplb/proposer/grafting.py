@@ -1,10 +1,9 @@
-"""Operators that take functions from another program, with everything those functions need."""
+"""The operator that takes functions from another program, with everything those functions need."""
 
 from __future__ import annotations
 
 import ast
 import random
-from collections.abc import Callable
 
 from eplb.proposer.mutations import Change, Sources
 from eplb.proposer.program import (
@@ -18,37 +17,22 @@ from eplb.proposer.program import (
 )
 
 
-def take_function(program: Program, rng: random.Random, sources: Sources) -> Change | None:
-    """Take one function from an inspiration that has it with the same signature."""
-    return _graft_some("take_function", program, rng, sources, lambda count: 1)
-
-
 def cross_over(program: Program, rng: random.Random, sources: Sources) -> Change | None:
     """Take a random share of the functions that an inspiration does differently."""
-    return _graft_some("cross_over", program, rng, sources, lambda count: rng.randint(1, count))
-
-
-def _graft_some(
-    operator: str,
-    program: Program,
-    rng: random.Random,
-    sources: Sources,
-    how_many: Callable[[int], int],
-) -> Change | None:
     offers = [(donor, differing_functions(program, donor)) for donor in sources.donors]
     offers = [(donor, names) for donor, names in offers if names]
     if not offers:
         return None
     # Donors come best first; the better half of the time, believe it.
     donor, names = offers[0] if rng.random() < 0.5 else rng.choice(offers)
-    chosen = sorted(rng.sample(names, how_many(len(names))))
+    chosen = sorted(rng.sample(names, rng.randint(1, len(names))))
     for name in chosen:
         program = graft(program, donor, name)
         if program is None:
             return None
     return Change(
         program,
-        f"{operator}_{'_and_'.join(chosen)}"[:80],
+        f"cross_over_{'_and_'.join(chosen)}"[:80],
         f"Take {', '.join(f'`{name}`' for name in chosen)} from an inspiration.",
     )
 

@@ -1,4 +1,4 @@
-"""Operators that change what a program does: constants, conditions, parts from the catalogue.
+"""Operators that change what a program does: conditions, and parts from the catalogue.
 
 Every operator takes a program, a random stream and what it may draw on (`Sources`), and returns a
 `Change`, or None where it finds nothing to work on. They hold for any Python program: what to act
@@ -40,35 +40,6 @@ class Sources(NamedTuple):
 
     parts: Sequence[Part]
     donors: list[Program]
-
-
-def perturb_constant(program: Program, rng: random.Random, sources: Sources) -> Change | None:
-    """Change one number: integers by one or a factor of two, others by a factor near one."""
-    numbers = [node for node in program.nodes(ast.Constant) if _is_tunable(node.value)]
-    if not numbers:
-        return None
-    node = rng.choice(numbers)
-    old = node.value
-    if isinstance(old, int):
-        new = rng.choice([n for n in (old - 1, old + 1, 2 * old, old // 2) if n > 0 and n != old])
-    else:
-        new = old * rng.choice([0.5, 0.7, 0.85, 1.2, 1.4, 2.0])
-        if 0 < old < 1:
-            new = min(new, (1 + old) / 2)  # shares and probabilities stay what they are
-        new = float(f"{new:.4g}")
-    start, end = program.span(node)
-    return Change(
-        program.edited([(start, end, repr(new))]),
-        f"perturb_constant_{_word(old)}_to_{_word(new)}",
-        f"Change the constant {old!r} in line {node.lineno} to {new!r}.",
-    )
-
-
-def _is_tunable(value: object) -> bool:
-    """Numbers that tune something; 0 and 1 are mostly structure, and tiny ones guard a division."""
-    if isinstance(value, bool) or not isinstance(value, (int, float)):
-        return False
-    return abs(value) > 1e-6 and value not in (0, 1)
 
 
 def _word(value: object) -> str:
@@ -126,42 +97,6 @@ def swap_in(program: Program, name: str, part: Part) -> Change:
         program.edited(edits),
         f"swap_function_{name}_for_{part.name}",
         f"Replace `{name}` by another {part.role} method. {part.summary}",
-    )
-
-
-def specialise_call(program: Program, rng: random.Random, sources: Sources) -> Change | None:
-    """Let one of several calls of a function use a part of the catalogue instead."""
-    functions = program.functions()
-    calls: dict[str, list[ast.Call]] = {}
-    for call in program.nodes(ast.Call):
-        if isinstance(call.func, ast.Name) and call.func.id in functions:
-            calls.setdefault(call.func.id, []).append(call)
-    taken = program.bound_names()
-    choices = [
-        (name, part)
-        for name in sorted(calls)
-        for part in sources.parts
-        if len(calls[name]) > 1
-        and part.fits(functions[name], taken)
-        and part.meaning != function_meaning(functions[name])
-        and f"{name}_{part.name}" not in taken
-    ]
-    if not choices:
-        return None
-    name, part = rng.choice(choices)
-    call = rng.choice(calls[name])
-    special = f"{name}_{part.name}"
-    start, _ = program.span(functions[name])
-    called_from, called_to = program.span(call.func)
-    edits = [
-        (called_from, called_to, special),
-        (start, start, part_source(part, special) + "\n\n\n"),
-        *supporting_edits(program, part, start),
-    ]
-    return Change(
-        program.edited(_in_one(edits)),
-        f"specialise_call_{name}_with_{part.name}",
-        f"Use another {part.role} method for one call of `{name}`. {part.summary}",
     )
 
 

@@ -22,9 +22,6 @@ WEIGHTS = {
     mutations.swap_function: 8.0,
     mutations.change_condition: 0.5,
     mutations.insert_step: 0.7,
-    mutations.specialise_call: 0.5,
-    mutations.perturb_constant: 0.7,
-    grafting.take_function: 1.5,
     simplifications.simplify: 1.5,
 }
 # Chance that one more operator follows, by the kind of request: a full rewrite goes further.

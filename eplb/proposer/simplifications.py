@@ -1,26 +1,17 @@
-"""Operators that leave things out: dead code, wrappers that do nothing, constant conditions.
+"""Operators that leave things out: unused definitions, conversions, sorts that only invert.
 
-They keep what a program answers, with two exceptions that only the evaluation can tell:
-`drop_conversion` supposes that a value has the type already, `sorted_permutations` that what is
-sorted is a permutation. Covered are only cases that the syntax tree shows.
+Only the evaluation can tell whether a program still answers alike: `drop_conversion` supposes that
+a value has the type already, `sorted_permutations` that what is sorted is a permutation.
 """
 
 from __future__ import annotations
 
 import ast
 import random
-import textwrap
 from collections.abc import Iterator
 
 from eplb.proposer.mutations import Change, Sources
-from eplb.proposer.program import (
-    Edit,
-    Program,
-    docstring_node,
-    names_bound_by,
-    names_read_by,
-    parameters,
-)
+from eplb.proposer.program import Edit, Program, names_bound_by, names_read_by
 
 Site = tuple[str, list[Edit]]  # what is simplified, and how
 CONVERSIONS = ("clone", "contiguous", "copy", "cpu", "detach", "double", "float", "long")
@@ -67,82 +58,6 @@ def unused_definitions(program: Program) -> Iterator[Site]:
             yield f"drop unused {name}", [(*program.line_span(node), "")]
 
 
-def unread_assignments(program: Program) -> Iterator[Site]:
-    """Local variables that are set without a call and never read."""
-    for function in program.nodes(ast.FunctionDef):
-        read = names_read_by(function) | _declared_elsewhere(function)
-        for body in _bodies(function):
-            for node in body:
-                if not isinstance(node, ast.Assign) or len(body) == 1:
-                    continue
-                names = [target.id for target in node.targets if isinstance(target, ast.Name)]
-                pure = not any(isinstance(n, (ast.Call, ast.Await)) for n in ast.walk(node))
-                alone = _alone_on_its_lines(node, body)
-                if len(names) == len(node.targets) and pure and alone and not read & set(names):
-                    yield f"drop unread {names[0]}", [(*program.line_span(node), "")]
-
-
-def self_assignments(program: Program) -> Iterator[Site]:
-    """``x = x``."""
-    for parent in program.nodes(ast.FunctionDef):
-        for body in _bodies(parent):
-            for node in body:
-                if (
-                    isinstance(node, ast.Assign)
-                    and len(node.targets) == 1
-                    and isinstance(node.targets[0], ast.Name)
-                    and isinstance(node.value, ast.Name)
-                    and node.targets[0].id == node.value.id
-                    and len(body) > 1
-                    and _alone_on_its_lines(node, body)
-                ):
-                    yield (
-                        f"drop {node.value.id} assigned to itself",
-                        [(*program.line_span(node), "")],
-                    )
-
-
-def constant_conditions(program: Program) -> Iterator[Site]:
-    """``if`` with a condition that is always true or always false: the branch that is taken."""
-    for node in program.nodes(ast.If, ast.IfExp):
-        value = _truth(node.test)
-        if value is None:
-            continue
-        taken = node.body if value else node.orelse
-        if isinstance(node, ast.IfExp):
-            yield f"condition always {value}", [(*program.span(node), f"({program.source(taken)})")]
-        elif not program.source(node).startswith("elif"):
-            yield from _replaced_by(program, node, taken, f"condition always {value}")
-
-
-def forwarding_functions(program: Program) -> Iterator[Site]:
-    """Calls of functions that return their argument, or only pass all on to another function."""
-    for name, function in program.functions().items():
-        takes = parameters(function)
-        body = function.body[1:] if docstring_node(function) else function.body
-        if takes is None or len(body) != 1 or not isinstance(body[0], ast.Return):
-            continue
-        value = body[0].value
-        calls = [
-            call
-            for call in program.nodes(ast.Call)
-            if isinstance(call.func, ast.Name) and call.func.id == name and not call.keywords
-        ]
-        if isinstance(value, ast.Name) and takes == (value.id,):
-            for call in calls:
-                if len(call.args) == 1 and not isinstance(call.args[0], ast.Starred):
-                    argument = program.source(call.args[0])
-                    yield f"unwrap {name}", [(*program.span(call), f"({argument})")]
-        elif isinstance(value, ast.Call) and isinstance(value.func, ast.Name):
-            passed = [arg.id for arg in value.args if isinstance(arg, ast.Name)]
-            if passed == list(takes) and len(passed) == len(value.args) and not value.keywords:
-                for call in calls:
-                    yield (
-                        f"call {value.func.id} directly",
-                        [(*program.span(call.func), value.func.id)],
-                    )
-
-
 def drop_conversion(program: Program) -> Iterator[Site]:
     """Method calls without arguments that only convert: ``x.float()`` becomes ``x``."""
     for call in program.nodes(ast.Call):
@@ -170,63 +85,4 @@ def sorted_permutations(program: Program) -> Iterator[Site]:
             yield "scatter instead of sorting a permutation", [(*program.span(call), scatter)]
 
 
-FINDERS = (
-    unused_definitions,
-    unread_assignments,
-    self_assignments,
-    constant_conditions,
-    forwarding_functions,
-    drop_conversion,
-    sorted_permutations,
-)
-
-
-def _declared_elsewhere(function: ast.FunctionDef) -> set[str]:
-    outer = [n for n in ast.walk(function) if isinstance(n, (ast.Global, ast.Nonlocal))]
-    return {name for node in outer for name in node.names}
-
-
-def _bodies(function: ast.FunctionDef) -> Iterator[list[ast.stmt]]:
-    for node in ast.walk(function):
-        for field in ("body", "orelse", "finalbody"):
-            body = getattr(node, field, None)
-            if isinstance(body, list) and body:
-                yield body
-
-
-def _alone_on_its_lines(node: ast.stmt, body: list[ast.stmt]) -> bool:
-    """Whether no other statement shares a line with it, as after a semicolon."""
-    lines = range(node.lineno, node.end_lineno + 1)
-    return not any(
-        other is not node and (other.lineno in lines or other.end_lineno in lines) for other in body
-    )
-
-
-def _truth(test: ast.expr) -> bool | None:
-    if isinstance(test, ast.Constant):
-        return bool(test.value)
-    if isinstance(test, ast.UnaryOp) and isinstance(test.op, ast.Not):
-        inner = _truth(test.operand)
-        return None if inner is None else not inner
-    return None
-
-
-def _replaced_by(
-    program: Program, node: ast.stmt, body: list[ast.stmt], what: str
-) -> Iterator[Site]:
-    """Put the body in the statement's place, at the statement's indentation."""
-    start, end = program.line_span(node)
-    if not body:
-        yield what, [(start, end, f"{program.indentation(node)}pass\n")]
-        return
-    several_lines = any(
-        isinstance(inner, (ast.Constant, ast.JoinedStr)) and inner.end_lineno > inner.lineno
-        for statement in body
-        for inner in ast.walk(statement)
-    )
-    if several_lines or body[0].lineno == node.lineno:
-        return  # dedenting would change a string, or the body shares the statement's line
-    first, _ = program.line_span(body[0])
-    _, last = program.line_span(body[-1])
-    inside = textwrap.dedent(program.text[first:last])
-    yield what, [(start, end, textwrap.indent(inside, program.indentation(node)))]
+FINDERS = (unused_definitions, drop_conversion, sorted_permutations)

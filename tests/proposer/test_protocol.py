@@ -96,7 +96,7 @@ def test_full_rewrite_keeps_two_blocks_and_strings_with_blank_lines(seed):
     check_child(FOREIGN, child)
     if "TEXT" in child.split("def cost")[0]:
         space: dict = {}
-        exec(child[child.index("RATE") : child.index("@functools")].split("\n\n\n")[0], space)
+        exec(child[child.index("TEXT") : child.index("@functools")].split("\n\n\n")[0], space)
         assert space["TEXT"] == "a\n\nb"
 
 
