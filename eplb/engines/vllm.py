@@ -1,18 +1,15 @@
 """vLLM: programs, placements made offline and recordings with the released package.
 
-vLLM has no placement file and no recording. Its policies are classes with the class method
-``rebalance_experts`` (``vllm.distributed.eplb.policy.AbstractEplbPolicy``), listed in
-``EPLB_POLICIES``; the names in that list are fixed, so `register`, which vLLM's plugin mechanism
-calls in every process, puts ours in the place of ``"default"``. It does nothing unless one of these
+vLLM's policies are classes with the class method ``rebalance_experts``, listed in
+``vllm.distributed.eplb.policy.EPLB_POLICIES`` under fixed names. So `register`, which vLLM's
+plug-in mechanism calls in every process, puts ours in the place of ``"default"`` where one of these
 names something: ``EPLB_VLLM_PROGRAM`` (a program plans each window), ``EPLB_VLLM_PLACEMENT``
-(placement files, one per model), ``EPLB_VLLM_RECORD`` (a folder for the windows; with either or
-with vLLM's own policy).
+(placement files, one per model), ``EPLB_VLLM_RECORD`` (a folder for the windows).
 
 Checked against vllm 0.33.0, which calls a policy on every rank with the same numbers, once per
 model, first of all when it profiles, and with -1 in the map of a server that changed its size.
 The program runs inside vLLM's processes, without the sandbox: by naming it the operator trusts it.
-Its answers are checked all the same. Not covered: the second and later stages of pipeline
-parallelism in recordings.
+Its answers are checked all the same.
 """
 
 from __future__ import annotations
@@ -24,7 +21,6 @@ import os
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
-from typing import Protocol
 
 import numpy as np
 import torch
@@ -34,7 +30,7 @@ from eplb.engines import registry
 from eplb.engines.choice import GREEDY, choose, place_greedily
 from eplb.engines.model import EnginePlacement
 from eplb.engines.vllm_recorder import Recorder, is_window
-from eplb.placement import Deployment, validate
+from eplb.placement import Deployment, node_locality, validate
 
 PROGRAM, PLACEMENT, RECORD = "EPLB_VLLM_PROGRAM", "EPLB_VLLM_PLACEMENT", "EPLB_VLLM_RECORD"
 
@@ -67,12 +63,9 @@ def register() -> None:
     EPLB_POLICIES["default"] = policy_of(own, planner, recorder)
 
 
-class Planner(Protocol):
-    def plan(self, load: np.ndarray, deployment: Deployment) -> np.ndarray | None:
-        """``phy2log`` [layers, slots] int64 for ``load`` [layers, experts]; None: vLLM's own."""
-
-
-def policy_of(own: type, planner: Planner | None, recorder: Recorder | None = None) -> type[Policy]:
+def policy_of(
+    own: type, planner: Program | Placements | None, recorder: Recorder | None = None
+) -> type[Policy]:
     """A policy class on top of ``own``, vLLM's, which answers where the planner does not."""
     return type("OfflinePolicy", (Policy, own), {"planner": planner, "recorder": recorder})
 
@@ -80,7 +73,7 @@ def policy_of(own: type, planner: Planner | None, recorder: Recorder | None = No
 class Policy:
     """vLLM's interface on one side, a planner and a recorder on the other."""
 
-    planner: Planner | None
+    planner: Program | Placements | None
     recorder: Recorder | None
 
     @classmethod
@@ -133,17 +126,21 @@ class Program:
         if model not in self._copies:
             self._copies[model] = load_program(self._path)
         answer = self._copies[model](torch.from_numpy(load).float(), *sizes)
+        layers, experts = load.shape
         planned = validate(
             *(torch.as_tensor(part).cpu().numpy() for part in answer),
-            num_layers=load.shape[0],
-            num_experts=load.shape[1],
+            num_layers=layers,
+            num_experts=experts,
             deployment=deployment,
         )
-        if model is None:
+        # The greedy rule knows no nodes, and balance is not all that a plan by nodes is for.
+        by_nodes = deployment.num_nodes > 1 and deployment.can_be_node_local
+        by_nodes = by_nodes and node_locality(planned.phy2log, experts, deployment) == 1
+        if model is None or by_nodes:
             return planned.phy2log
         plans = {self._path.name: planned, GREEDY: place_greedily(load, deployment)}
         choice = choose(plans, load[None], gpus)
-        logger.info("model of %d layers: %s on the window", len(load), choice)
+        logger.info("model of %d layers: %s on the window", layers, choice)
         return plans[choice.kept].phy2log
 
 
@@ -173,25 +170,22 @@ class Placements:
     def plan(self, load: np.ndarray, deployment: Deployment) -> np.ndarray | None:
         """The placement made for a model of these sizes; None, and an error logged, without."""
         sizes = (*load.shape, deployment.num_replicas, deployment.num_gpus)
-        told = sizes in self._told
-        self._told.add(sizes)
-        faults = []
-        for path, placement in self._files.items():
-            rows = _rows_for(placement, sizes)
-            if isinstance(rows, str):
-                faults.append(f"{path} {rows}")
-                continue
-            if not told:
+        rows = {path: _rows_for(placement, sizes) for path, placement in self._files.items()}
+        path = next((path for path, fit in rows.items() if not isinstance(fit, str)), None)
+        if sizes not in self._told:
+            self._told.add(sizes)
+            if path is None:
+                faults = "; ".join(f"{path} {fault}" for path, fault in rows.items())
+                logger.error(
+                    "%s: %s; vLLM's own policy places this model. Plan for %d layers, %d experts, "
+                    "%d slots and %d ranks",
+                    *(PLACEMENT, faults, *sizes),
+                )
+            else:
+                # For the operator of many nodes, each of which reads its own copy.
                 digest = hashlib.sha256(path.read_bytes()).hexdigest()[:12]
                 logger.info("a model of %d layers is placed by %s (%s)", sizes[0], path, digest)
-            return rows
-        if not told:
-            logger.error(
-                "%s: %s; vLLM's own policy places this model. Plan for %d layers, %d experts, "
-                "%d slots and %d ranks",
-                *(PLACEMENT, "; ".join(faults), *sizes),
-            )
-        return None
+        return rows.get(path)
 
 
 def _rows_for(placement: EnginePlacement, sizes: tuple[int, ...]) -> np.ndarray | str:
@@ -227,21 +221,14 @@ def keep_slots(phy2log: np.ndarray, old: np.ndarray, num_gpus: int) -> np.ndarra
     fill the remaining slots in their order.
     """
     by_gpu = (-1, phy2log.shape[1] // num_gpus)
-    kept = [
-        _keep_on_gpu(new, previous)
-        for new, previous in zip(
-            phy2log.reshape(by_gpu).tolist(), old.reshape(by_gpu).tolist(), strict=True
-        )
-    ]
+    kept = []
+    for new, before in zip(*(rows.reshape(by_gpu).tolist() for rows in (phy2log, old))):
+        waiting = Counter(new)
+        slots = []
+        for expert in before:
+            stays = waiting[expert] > 0
+            waiting[expert] -= stays
+            slots.append(expert if stays else None)
+        rest = waiting.elements()
+        kept.append([next(rest) if expert is None else expert for expert in slots])
     return np.array(kept, dtype=np.int64).reshape(phy2log.shape)
-
-
-def _keep_on_gpu(new: list[int], old: list[int]) -> list[int]:
-    waiting = Counter(new)
-    slots: list[int | None] = []
-    for expert in old:
-        stays = waiting[expert] > 0
-        waiting[expert] -= stays
-        slots.append(expert if stays else None)
-    rest = iter([expert for expert in waiting for _ in range(waiting[expert])])
-    return [next(rest) if expert is None else expert for expert in slots]

@@ -23,7 +23,7 @@ from hypothesis import given, settings
 from eplb.common import UserError, project_file
 from eplb.engines import vllm
 from eplb.loads import balancedness, gpu_loads
-from eplb.placement import ExpertPlacement, InvalidPlacement
+from eplb.placement import Deployment, ExpertPlacement, InvalidPlacement, node_locality
 from eplb.reference import place
 from tests.strategies import random_loads, random_phy2log, seeds
 
@@ -127,6 +127,20 @@ def test_no_plan_is_worse_than_the_reference_on_the_window(seed):
     assert score(planned.numpy()) >= greedy - 1e-12
 
 
+def test_a_plan_by_nodes_is_not_given_up_for_balance():
+    """The greedy rule would balance better, with experts of a group on both nodes."""
+    load = np.array([[90, 80, 70, 60, 1, 1, 1, 1]])
+    deployment = Deployment(12, 4, 2, 4)
+    planned = vllm.Program(project_file("initial.py")).plan(load, deployment)
+    greedy = place(load, 12, 4)
+    assert node_locality(planned, 8, deployment) == 1 > node_locality(greedy, 8, deployment)
+    scores = [
+        balancedness(gpu_loads(load, ExpertPlacement.from_phy2log(rows, 8), 4))
+        for rows in (planned, greedy)
+    ]
+    assert scores[0] < scores[1]
+
+
 def test_a_plan_of_experts_in_order_gives_way_and_the_log_says_so(tmp_path, caplog):
     path = tmp_path / "idle.py"
     path.write_text(
@@ -139,7 +153,7 @@ def test_a_plan_of_experts_in_order_gives_way_and_the_log_says_so(tmp_path, capl
     )
     load = np.array([[70, 10, 10, 10]])
     caplog.set_level(logging.INFO, "vllm.plugins.eplb")
-    planned = vllm.Program(path).plan(load, vllm.Deployment(8, 1, 1, 4))
+    planned = vllm.Program(path).plan(load, Deployment(8, 1, 1, 4))
     assert planned.tolist() == place(load, 8, 4).tolist()
     assert "kept greedy" in caplog.text and "above idle.py" in caplog.text
 
@@ -160,7 +174,7 @@ def test_each_model_has_a_program_of_its_own_that_sees_no_profiling_call(tmp_pat
     program = vllm.Program(path)
     target, draft = np.array([[1, 2], [3, 4]]), np.array([[5, 6]])
     for load in (target * 0, draft * 0, target, draft, target):
-        program.plan(load, vllm.Deployment(2, 1, 1, 2))
+        program.plan(load, Deployment(2, 1, 1, 2))
     seen = [eval(line) for line in log.read_text().splitlines()]
     assert seen[2:] == [[(2, 2)], [(1, 2)], [(2, 2), (2, 2)]]
 

@@ -79,11 +79,14 @@ def stand_ins() -> None:
 def serve(rank: int, folder: Path) -> None:
     stand_ins()
     from vllm.config import DeviceConfig, ParallelConfig, VllmConfig, set_current_vllm_config
+    from vllm.config.logging import LoggingConfig
     from vllm.config.parallel import EPLBConfig
     from vllm.distributed import parallel_state
     from vllm.distributed.eplb.eplb_state import EplbState
+    from vllm.logger import configure_logging
     from vllm.plugins import load_general_plugins
 
+    configure_logging(LoggingConfig())
     load_general_plugins()
     # torch_nccl sends with torch.distributed in the CPU group; torch_gloo wants an accelerator's
     # stream. Asynchronous rearrangement runs in a CUDA stream.
