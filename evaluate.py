@@ -34,6 +34,8 @@ from eplb.placement import Deployment
 from eplb.sandbox.runner import Sandbox
 from eplb.throughput.profile import add_arguments
 
+# How run_evo.py hands an argument to this command.
+ARGUMENT = "+distributed_job_config.extra_cmd_args"
 SIZES = {
     "num_replicas": "slots",
     "num_groups": "expert groups",
@@ -157,11 +159,22 @@ def score(args: argparse.Namespace) -> int:
 
 
 def next_command(args: argparse.Namespace) -> str:
-    """What to type after a score: see it confirmed, and then let it be improved."""
+    """What to type after a score: see it confirmed, and then let it be improved.
+
+    Carries everything that the program was scored with and that is not the default.
+    """
     if args.fresh is None:
         return f"python {shlex.join(sys.argv)} --fresh 3"
-    path = shlex.quote(str(args.program_path.absolute()))
-    return f"python run_evo.py evo_config.init_program_path={path}"
+    start = args.program_path.absolute()
+    command = ["python", "run_evo.py", f"evo_config.init_program_path={start}"]
+    default = vars(parser().parse_args(["--program_path", "-"]))
+    ours = ("program_path", "results_dir", "fresh", "plots", "json")
+    for name, value in vars(args).items():
+        if name not in ours and value != default[name]:
+            setting = name if name in ("trace", "locality", "scoring") else f"{ARGUMENT}.{name}"
+            value = value.absolute() if isinstance(value, Path) else value
+            command.append(f"{setting}={value}")
+    return shlex.join(command)
 
 
 def main() -> int:

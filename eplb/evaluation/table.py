@@ -23,12 +23,14 @@ def table(metrics: dict[str, Any], results_dir: Path, next_command: str) -> str:
         ("trace", _near(private["trace"]), ""),
         (
             "deployment",
-            f"{d['num_replicas']} slots on {d['num_gpus']} GPUs of {d['num_nodes']} nodes",
+            f"{_many(d['num_replicas'], 'slot')} on {_many(d['num_gpus'], 'GPU')} of "
+            f"{_many(d['num_nodes'], 'node')}",
             "",
         ),
         (
             "model",
-            f"{d['layers']} layers of {d['experts']} experts in {d['num_groups']} groups",
+            f"{_many(d['layers'], 'layer')} of {_many(d['experts'], 'expert')} in "
+            f"{_many(d['num_groups'], 'group')}",
             "",
         ),
     ]
@@ -44,6 +46,10 @@ def table(metrics: dict[str, Any], results_dir: Path, next_command: str) -> str:
     ]
     lines = [*_columns(rows), *_columns(_figures(metrics)), *_columns(last)]
     return "\n".join([*lines, "next:", f"  {next_command}"])
+
+
+def _many(count: int, what: str) -> str:
+    return f"{count} {what}" if count == 1 else f"{count} {what}s"
 
 
 def _near(path: str) -> str:

@@ -251,7 +251,7 @@ def test_an_empty_results_folder_touches_none(command, tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["results"]
 
 
-def test_fresh_traces(command, tmp_path, monkeypatch):
+def test_fresh_traces(command, tmp_path, monkeypatch, trace):
     monkeypatch.setattr(fresh, "FRESH_PRESETS", ("tiny",))
     monkeypatch.setattr(evaluate, "Sandbox", evaluation.Sandbox)
     status, out, _ = command("--repeats=1", "--fresh=2")
@@ -260,7 +260,15 @@ def test_fresh_traces(command, tmp_path, monkeypatch):
     assert [one["trace"] for one in told["scores"]] == ["tiny", "tiny"]
     assert len({one["seed"] for one in told["scores"]}) == 2
     assert "on fresh traces" in out
-    assert "next:\n  python run_evo.py evo_config.init_program_path=" in out
+    # The command to go on with carries the trace and the sizes.
+    following = out.split("next:\n  ")[1].strip()
+    assert following == " ".join(
+        [
+            f"python run_evo.py evo_config.init_program_path={SEED} trace={trace}",
+            *(f"+distributed_job_config.extra_cmd_args.{size[2:]}" for size in SHAPE),
+            "+distributed_job_config.extra_cmd_args.repeats=1",
+        ]
+    )
 
 
 def run_as_user(*arguments, **kwargs):

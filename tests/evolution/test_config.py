@@ -108,6 +108,7 @@ def test_the_task_names_the_sizes_of_another_trace(tmp_path):
     message = compose_config([asked]).evo_config.task_sys_msg
     assert "experts (384)" in message and "physical slots (448)" in message
     assert "256" not in message and "288" not in message
+    assert "experts (384)" in compose_config([f"trace={path}"]).evo_config.task_sys_msg
     fewer = [asked, "+distributed_job_config.extra_cmd_args.num_gpus=32"]
     assert "(32 GPUs on 8 nodes, S = 14)" in compose_config(fewer).evo_config.task_sys_msg
 
