@@ -1,6 +1,6 @@
 """Score, evolve and deploy expert-parallelism load balancers. The rooms, lowest first:
 
-    common, placement, trace, jsonstream, loadstats, loads, reference     the ground
+    common, placement, trace, jsonstream, loadstats, loads, minmax, reference     the ground
     sandbox          runs untrusted programs in processes of their own, and times them
     workload_model   draws synthetic traffic
     throughput       step times, dispatch rules, the price of a move: tokens per second kept

@@ -39,8 +39,22 @@ def balancedness(loads: np.ndarray) -> np.ndarray:
 
 def migrated_experts(before: ExpertPlacement, after: ExpertPlacement, num_gpus: int) -> float:
     """Experts per layer that some GPU must fetch, since it did not hold them ``before``."""
-    fetched = after.holders(num_gpus) & ~before.holders(num_gpus)
-    return float(fetched.sum()) / fetched.shape[0]
+    within, between = fetched_experts(before, after, num_gpus, 1)
+    return float((within + between).sum()) / len(within)
+
+
+def fetched_experts(
+    before: ExpertPlacement, after: ExpertPlacement, num_gpus: int, num_nodes: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """[layers, num_gpus] twice: experts that each GPU fetches from its own node, and from others.
+
+    An expert comes from the same node where a GPU there held it ``before``.
+    """
+    held = before.holders(num_gpus)
+    needed = after.holders(num_gpus) & ~held
+    by_node = held.reshape(*held.shape[:2], num_nodes, -1)
+    near = by_node.any(axis=3).repeat(num_gpus // num_nodes, axis=2)
+    return (needed & near).sum(axis=1), (needed & ~near).sum(axis=1)
 
 
 def experts_in_order(num_layers: int, num_experts: int, num_slots: int) -> ExpertPlacement:

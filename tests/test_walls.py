@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 PACKAGE = Path(__file__).parents[1] / "eplb"
-GROUND = {"common", "placement", "trace", "jsonstream", "loadstats", "loads", "reference"}
+GROUND = {"common", "placement", "trace", "jsonstream", "loadstats", "loads", "minmax", "reference"}
 # What a room may import besides itself. The catalogue's parts are programs, not modules of ours.
 MAY_IMPORT = {
     "ground": set(),

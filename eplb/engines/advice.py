@@ -19,12 +19,12 @@ from eplb.engines.model import ExpertStatistics
 from eplb.engines.moves import economical, relabel
 from eplb.engines.planning import check_sizes
 from eplb.evaluation.measure import ProgramRun, run_program
-from eplb.loads import balancedness
+from eplb.loads import balancedness, migrated_experts
 from eplb.placement import Deployment, ExpertPlacement
 from eplb.sandbox.runner import Refused, Sandbox
 from eplb.throughput.dispatch import gpu_loads
 from eplb.throughput.profile import Serving
-from eplb.throughput.worth import Worth, fetched, moving_seconds, worth
+from eplb.throughput.worth import Worth, moving_seconds, worth
 
 WINDOWS = 16
 SPARE_SLOTS = range(9)
@@ -147,7 +147,7 @@ def try_out(
         (value,) = worth([profile], held_out, placements, deployment, serving.dispatch, times)
         moves = [pair for pair, plan in zip(zip(placements, placements[1:]), times[1:]) if plan]
         count = max(len(moves), 1)
-        experts = sum(int(sum(fetched(*pair, deployment)).sum()) for pair in moves)
+        moved = sum(migrated_experts(*pair, deployment.num_gpus) for pair in moves)
         moving = sum(moving_seconds(profile, *pair, deployment) for pair in moves)
         yield Trial(
             phase=phase,
@@ -158,7 +158,7 @@ def try_out(
             gigabytes=deployment.slots_per_gpu * held_out.shape[1] * profile.bytes_per_expert / 1e9,
             balancedness=_balancedness(held_out, placements, deployment, serving.dispatch),
             worth=value,
-            moved=experts / count,
+            moved=moved * held_out.shape[1] / count,
             stall=(moving + sum(times)) / count,
         )
 

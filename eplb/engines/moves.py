@@ -15,9 +15,10 @@ from scipy.optimize import linear_sum_assignment
 from eplb.common import UserError
 from eplb.engines.matching import align, without_shared
 from eplb.engines.model import EnginePlacement, ExpertStatistics
+from eplb.loads import fetched_experts
 from eplb.placement import Deployment, ExpertPlacement, node_locality
 from eplb.throughput.profile import Profile, Serving
-from eplb.throughput.worth import fetched, fetching_seconds, layer_seconds
+from eplb.throughput.worth import fetching_seconds, layer_seconds
 
 # Two plans of the same steady loads differ by about so much of a layer's time, either way.
 CHANCE = 0.01
@@ -145,7 +146,8 @@ def from_current(
 def _to_fetch(
     before: ExpertPlacement, after: ExpertPlacement, deployment: Deployment, profile: Profile
 ) -> str:
-    by_gpu = sum(fetched(before, after, deployment)).sum(axis=0)
+    shape = (deployment.num_gpus, deployment.num_nodes)
+    by_gpu = sum(fetched_experts(before, after, *shape)).sum(axis=0)
     gigabytes = by_gpu * profile.bytes_per_expert / 1e9
     seconds = fetching_seconds(profile, before, after, deployment).sum(axis=0).max()
     return (

@@ -34,7 +34,8 @@ def slot_loads(
 ) -> np.ndarray:
     """[..., layers, slots] float64: tokens per slot, from ``load`` [..., layers, experts]."""
     if rule == "lp":
-        from eplb.throughput.flow import lp_shares
+        # Imports a part of scipy, which no other rule needs.
+        from eplb.minmax import lp_shares
 
         share = lp_shares(load, placement, deployment.num_gpus)
     else:
@@ -49,23 +50,15 @@ def _even(placement: ExpertPlacement, deployment: Deployment) -> np.ndarray:
 
 def _nearest(placement: ExpertPlacement, deployment: Deployment) -> np.ndarray:
     """Senders on the slot's GPU, those of its node without a replica, those of nodes without."""
-    gpus, nodes = deployment.num_gpus, deployment.num_nodes
-    layers, slots = placement.phy2log.shape
-    slot = np.arange(slots)
+    phy2log, row = placement.phy2log, np.arange(len(placement.phy2log))[:, None]
+    slot = np.arange(phy2log.shape[1])
     gpu, node = slot // deployment.slots_per_gpu, slot // deployment.slots_per_node
-    row = np.arange(layers)[:, None]
-    on_gpu = placement.holders(gpus)
-    by_node = on_gpu.reshape(layers, -1, nodes, gpus // nodes)
-    on_node = by_node.any(axis=3)
-    elsewhere_on_node = (gpus // nodes - by_node.sum(axis=3))[row, placement.phy2log, node]
-    without = ((nodes - on_node.sum(axis=2)) * (gpus // nodes))[row, placement.phy2log]
-    count = placement.logcnt[row, placement.phy2log]
-    senders = (
-        _first_in(placement.phy2log, gpu)
-        + _first_in(placement.phy2log, node) * elsewhere_on_node
-        + without / count
-    )
-    return senders / gpus
+    on_gpu = placement.holders(deployment.num_gpus)
+    missing = (~on_gpu).reshape(*on_gpu.shape[:2], deployment.num_nodes, -1)
+    near = missing.sum(axis=3)[row, phy2log, node]
+    far = (missing.all(axis=3).sum(axis=2) * missing.shape[3])[row, phy2log]
+    senders = _first_in(phy2log, gpu) + _first_in(phy2log, node) * near
+    return (senders + far / placement.logcnt[row, phy2log]) / deployment.num_gpus
 
 
 def _first_in(phy2log: np.ndarray, part: np.ndarray) -> np.ndarray:

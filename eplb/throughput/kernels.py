@@ -13,6 +13,7 @@ exchange of tokens, and what is uneven between the slots of a GPU.
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
 from importlib.resources import files
@@ -36,8 +37,8 @@ class Regime:
 
     fewest: int
     most: int
-    slots: tuple[int, ...]
-    floor_ms: tuple[float, ...]
+    slots: Sequence[int]
+    floor_ms: Sequence[float]
     active_ms: float
     base_ms: float
     row_ms: float
@@ -92,15 +93,11 @@ class Kernel:
 def kernels() -> dict[str, Kernel]:
     """The measured kernels by name."""
     text = files(__package__).joinpath("kernels.json").read_text(encoding="utf-8")
-    return {name: from_json(name, known) for name, known in json.loads(text)["kernels"].items()}
-
-
-def from_json(name: str, known: dict) -> Kernel:
-    regimes = tuple(
-        Regime(**regime | {key: tuple(regime[key]) for key in ("slots", "floor_ms")})
-        for regime in known["regimes"]
-    )
-    return Kernel(name=name, **known | {"regimes": regimes})
+    found = {}
+    for name, known in json.loads(text)["kernels"].items():
+        regimes = tuple(Regime(**regime) for regime in known.pop("regimes"))
+        found[name] = Kernel(name, regimes=regimes, **known)
+    return found
 
 
 def kernel(name: str) -> Kernel:

@@ -20,7 +20,7 @@ from dataclasses import dataclass, fields, replace
 
 import numpy as np
 
-from eplb.loads import experts_in_order
+from eplb.loads import experts_in_order, fetched_experts
 from eplb.placement import Deployment, ExpertPlacement
 from eplb.throughput.dispatch import slot_loads
 from eplb.throughput.kernels import kernel
@@ -90,67 +90,49 @@ def worth(
 
     The first placement is there from the start, so that nothing moves before it.
     """
-    served = [
-        _Served(window, placement, slot_loads(window, placement, deployment, rule))
-        for window, placement in zip(windows, placements, strict=True)
-    ]
-    seconds = np.broadcast_to(planning, len(served))
-    return [_over_time(profile, served, deployment, rule, seconds) for profile in profiles]
+    pairs = zip(windows, placements, strict=True)
+    by_slot = [slot_loads(*pair, deployment, rule) for pair in pairs]
+    served = list(zip(windows, placements, by_slot, np.broadcast_to(planning, len(by_slot))))
+    return [_over_time(profile, served, deployment, rule) for profile in profiles]
 
 
-def _over_time(
-    profile: Profile,
-    served: list[_Served],
-    deployment: Deployment,
-    rule: str,
-    planning: np.ndarray,
-) -> Worth:
+def _over_time(profile: Profile, served: list, deployment: Deployment, rule: str) -> Worth:
     steps = _Steps(profile, deployment.num_gpus)
     periods, before = [], None
-    for now, plan in zip(served, planning, strict=True):
-        period = _undisturbed(steps, now, deployment)
+    for window, placement, by_slot, plan in served:
+        period = _undisturbed(steps, window, by_slot)
         # Of moving and of planning, in seconds.
         costs = np.array([0.0, plan])
         if before is not None:
-            costs[0] = moving_seconds(profile, before, now.placement, deployment)
+            costs[0] = moving_seconds(profile, before, placement, deployment)
         if profile.rebalancing is Rebalancing.asynchronous:
             stale = period.seconds
             if before is not None:
-                old = slot_loads(now.window, before, deployment, rule)
-                stale = steps.hottest(now.window, old).sum()
+                stale = layer_seconds(profile, window, before, deployment, rule).sum()
             late = min(1.0, costs.sum() / stale)
             costs *= late * (stale - period.seconds) / max(costs.sum(), 1e-12)
         moving, planned = costs.tolist()
         periods.append(replace(period, moving=moving, planning=planned))
-        before = now.placement
+        before = placement
     return sum(periods[1:], periods[0])
 
 
-def _undisturbed(steps: _Steps, now: _Served, deployment: Deployment) -> Worth:
+def _undisturbed(steps: _Steps, window: np.ndarray, by_slot: np.ndarray) -> Worth:
     """A period without what the rearrangement before it takes."""
-    layers, experts = now.window.shape
-    perfect = steps.balanced(experts / steps.gpus, now.window, now.window)
-    evened = steps.balanced(deployment.slots_per_gpu, now.window, now.by_slot)
+    layers, experts = window.shape
+    perfect = steps.balanced(experts / steps.gpus, window, window)
+    evened = steps.balanced(by_slot.shape[1] // steps.gpus, window, by_slot)
     plain = experts_in_order(layers, experts, -(-experts // steps.gpus) * steps.gpus)
-    unplaced = np.take_along_axis(now.window / plain.logcnt, plain.phy2log, axis=1)
+    unplaced = np.take_along_axis(window / plain.logcnt, plain.phy2log, axis=1)
     return Worth(
         perfect=perfect,
         spare_slots=evened - perfect,
-        imbalance=float(steps.hottest(now.window, now.by_slot).sum()) - evened,
+        imbalance=float(steps.hottest(window, by_slot).sum()) - evened,
         moving=0.0,
         planning=0.0,
-        without=float(steps.hottest(now.window, unplaced).sum()),
+        without=float(steps.hottest(window, unplaced).sum()),
         tokens=float(steps.profile.steps_per_window * steps.tokens),
     )
-
-
-@dataclass(frozen=True)
-class _Served:
-    """A window's tokens by expert [layers, experts] and by slot [layers, slots]."""
-
-    window: np.ndarray
-    placement: ExpertPlacement
-    by_slot: np.ndarray
 
 
 @dataclass(frozen=True)
@@ -228,21 +210,7 @@ def fetching_seconds(
     profile: Profile, before: ExpertPlacement, after: ExpertPlacement, deployment: Deployment
 ) -> np.ndarray:
     """[layers, num_gpus] seconds that each GPU takes to fetch a layer's experts."""
-    within, between = fetched(before, after, deployment)
-    gigabytes = profile.bytes_per_expert / 1e9
-    slowness = within / profile.link_within_node + between / profile.link_between_nodes
-    return gigabytes * slowness
-
-
-def fetched(
-    before: ExpertPlacement, after: ExpertPlacement, deployment: Deployment
-) -> tuple[np.ndarray, np.ndarray]:
-    """Experts that each GPU fetches: from its own node, and from others.
-
-    Both are [layers, num_gpus]; ``deployment`` has the nodes.
-    """
     gpus, nodes = deployment.num_gpus, deployment.num_nodes
-    held = before.holders(gpus)
-    needed = after.holders(gpus) & ~held
-    on_node = held.reshape(*held.shape[:2], nodes, -1).any(axis=3).repeat(gpus // nodes, axis=2)
-    return (needed & on_node).sum(axis=1), (needed & ~on_node).sum(axis=1)
+    within, between = fetched_experts(before, after, gpus, nodes)
+    slowness = within / profile.link_within_node + between / profile.link_between_nodes
+    return profile.bytes_per_expert / 1e9 * slowness

@@ -9,12 +9,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from eplb.loads import experts_in_order
+from eplb.loads import experts_in_order, fetched_experts
 from eplb.placement import Deployment, ExpertPlacement
 from eplb.reference import place
 from eplb.throughput.kernels import kernel
 from eplb.throughput.profile import PHASES, Rebalancing, presets, read
-from eplb.throughput.worth import fetched, moving_seconds, worth
+from eplb.throughput.worth import moving_seconds, worth
 from tests.strategies import deployments, random_loads, random_phy2log, seeds
 
 PROFILES = {name: read([name]) for name in presets()}
@@ -101,10 +101,10 @@ def test_the_gpu_that_fetches_most_is_waited_for_and_links_differ():
     # GPU 0 takes expert 2 from its own node and GPU 3 takes 0 and 1 from the other one.
     after = placements_of([np.array([[0, 2, 1, 3, 4, 5, 6, 7]])], 8)[0]
     deployment = Deployment(8, 1, 2, 4)
-    within, between = fetched(before, after, deployment)
+    within, between = fetched_experts(before, after, 4, 2)
     assert (within.tolist(), between.tolist()) == ([[1, 1, 0, 0]], [[0, 0, 0, 0]])
     far = placements_of([np.array([[0, 6, 2, 3, 4, 5, 1, 7]])], 8)[0]
-    within, between = fetched(before, far, deployment)
+    within, between = fetched_experts(before, far, 4, 2)
     assert (within.tolist(), between.tolist()) == ([[0, 0, 0, 0]], [[1, 0, 0, 1]])
     profile = replace(
         H200["decode"], bytes_per_expert=1e9, link_within_node=100.0, link_between_nodes=10.0
