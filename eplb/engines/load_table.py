@@ -90,9 +90,7 @@ def tabulate(
         std=_over_iterations(deviation),
         imbalance_ratio=_over_iterations((units.max(axis=2) - mean) / mean),
         loads=np.nansum(units, axis=0),
-        balancedness=float(
-            np.mean([balancedness(np.nan_to_num(each)) for each in units[loads.any(axis=(1, 2))]])
-        ),
+        balancedness=float(np.nanmean(balancedness(np.nan_to_num(units)))),
     )
 
 

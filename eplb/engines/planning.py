@@ -55,7 +55,8 @@ def split(
     if share is None:
         if iterations < FEWEST_TO_SPLIT:
             return statistics, statistics
-        share = HELD_OUT
+        sides = split(statistics, HELD_OUT)
+        return sides if all(side.loads.any() for side in sides) else (statistics, statistics)
     if not 0 < share < 1:
         raise UserError(f"--validate {share:g} is not a share between 0 and 1, for example 0.2")
     held_out = round(iterations * share)
@@ -65,10 +66,7 @@ def split(
             f"--validate {share:g} of {iterations} iterations leaves nothing on one side; "
             f"record more iterations"
         )
-    sides = statistics.between(None, cut), statistics.between(cut, None)
-    if not all(side.loads.any() for side in sides):
-        raise UserError(f"--validate {share:g} leaves a side without a token; choose another")
-    return sides
+    return statistics.between(None, cut), statistics.between(cut, None)
 
 
 def plan(
@@ -90,11 +88,19 @@ def plan(
     iterations. Raises `UserError` when it fails or its answer breaks the contract.
     """
     known, held_out = split(statistics, validate_share)
+    if not (known.loads.any() and held_out.loads.any()):
+        raise UserError(
+            f"--validate {validate_share:g} leaves a side without tokens; choose another"
+        )
+
+    def greedy(load: np.ndarray) -> np.ndarray:
+        return place_greedily(load, deployment).phy2log
+
     with Sandbox(TIMEOUT, hidden) as sandbox:
         planners: dict[str, Planner] = {
             program.name: lambda loads: _by_program(sandbox, program, loads, deployment),
-            f"{GREEDY}, recent load": lambda loads: _greedy(expected_load(loads), deployment),
-            f"{GREEDY}, plain sum": lambda loads: _greedy(loads.sum(axis=0), deployment),
+            f"{GREEDY}, recent load": lambda loads: greedy(expected_load(loads)),
+            f"{GREEDY}, plain sum": lambda loads: greedy(loads.sum(axis=0)),
         }
 
         def made(name: str, iterations: ExpertStatistics) -> ExpertPlacement:
@@ -128,10 +134,6 @@ def _place(
         rows = zip(slots, expected_load(loads), strict=True)
         slots = np.stack([part_replicas(*row, deployment.num_gpus) for row in rows])
     return slots
-
-
-def _greedy(load: np.ndarray, deployment: Deployment) -> np.ndarray:
-    return place_greedily(load, deployment).phy2log
 
 
 def _by_program(

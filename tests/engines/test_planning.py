@@ -119,6 +119,11 @@ def test_split_keeps_order_and_numbers():
     assert planning.split(statistics(iterations=20), None)[1].iterations == range(116, 120)
     everything = statistics(iterations=9)
     assert planning.split(everything, None) == (everything, everything)
+    idle = statistics(iterations=20)
+    idle.loads[16:] = 0
+    assert planning.split(idle, None) == (idle, idle)
+    with pytest.raises(UserError, match="--validate 0.1 leaves a side without tokens"):
+        planning.plan(idle, Deployment(16, 1, 1, 4), Path("nowhere.py"), validate_share=0.1)
     for share in (0, 1, -0.5, 0.01):
         with pytest.raises(UserError, match="--validate"):
             planning.split(statistics(iterations=20), share)
