@@ -39,7 +39,7 @@ _WORDS = frozenset(
     positional program read rebalance_experts received recursion required reshape result return
     returned returns run_eplb s same scalar self sequence shape shapes should singleton singular
     size sizes slices sparse_coo start stride string subscriptable such support supported syntax t
-    tabs take takes target tensor tensors the thread to too torch two types unable unexpected
+    tabs take takes target tensor tensors than the thread to too torch two types unable unexpected
     unhashable unindent unpack unsupported unterminated use used valid value values variable view
     weight were where which while with without x zero zip""".split()
 ) | set(dir(builtins))
