@@ -5,10 +5,12 @@ Run with `python -m pytest tests/sandbox/test_runner.py`.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import stat
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import numpy as np
@@ -18,6 +20,7 @@ from eplb.common import UserError
 from eplb.placement import Deployment
 from eplb.sandbox import isolation, pinning, runner
 from eplb.sandbox.inside import protocol
+from eplb.sandbox.process import Candidate
 from eplb.sandbox.runner import Refused, Sandbox
 
 HONEST = (Path(__file__).parent / "cheats" / "honest.py").read_text()
@@ -205,6 +208,16 @@ def test_maps_survive_shared_memory():
         protocol.read_maps(memory)
     with pytest.raises(ValueError, match="log2phy of shape"):
         protocol.write_maps(memory, [maps[0], np.zeros((1, 1, 600), np.int64), maps[2]])
+
+
+def test_a_full_go_pipe_is_a_refusal_and_no_wait():
+    """Where no filter keeps a program from opening the other end of its pipe."""
+    with Candidate("", (2, 12), DEPLOYMENT, deadline=time.monotonic() + 60) as candidate:
+        with contextlib.suppress(BlockingIOError):
+            while True:
+                os.write(candidate._go, b"g" * 4096)
+        with pytest.raises(Refused, match="broke the protocol in window 0"):
+            candidate.answer(LOADS[0].astype(np.float32))
 
 
 def test_what_is_hidden_is_left_out_of_what_may_be_read(tmp_path):
