@@ -20,7 +20,7 @@ import os
 import select
 import tempfile
 import time
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
 
 import numpy as np
 
@@ -107,7 +107,7 @@ class Candidate:
         return {
             "source": self._source,
             "shape": list(self._shape),
-            "deployment": self._sizes(),
+            "deployment": astuple(self._deployment),
             "widest": protocol.widest(self._shape[-1], self._deployment.num_replicas),
             "confine": confinement,
         }
@@ -149,10 +149,6 @@ class Candidate:
         """Let the child end."""
         self._tell(protocol.STOP, "after its last answer")
 
-    def _sizes(self) -> list[int]:
-        d = self._deployment
-        return [d.num_replicas, d.num_groups, d.num_nodes, d.num_gpus]
-
     def _tell(self, order: bytes, doing: str) -> None:
         try:
             os.write(self._go, order)
@@ -167,7 +163,7 @@ class Candidate:
             return
         if got != protocol.FAILED:
             raise Refused(f"the program broke the protocol {doing}")
-        sizes = (*self._shape, *self._sizes())
+        sizes = (*self._shape, *astuple(self._deployment))
         what, lines = failures.describe(self._rest(doing), self._source, sizes)
         raise Refused(f"the program failed {doing}: {what}", lines)
 

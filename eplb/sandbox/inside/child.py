@@ -120,11 +120,8 @@ def _kind(value: object) -> str:
 
 def _report(done: int, error: BaseException) -> None:
     """Send what went wrong; the evaluator decides what of it is told (`eplb.sandbox.failures`)."""
-    lines = [
-        frame.lineno
-        for frame in traceback.extract_tb(error.__traceback__, limit=-50)
-        if frame.filename == _FILE
-    ]
+    frames = traceback.extract_tb(error.__traceback__, limit=-50)
+    lines = [frame.lineno for frame in frames if frame.filename == _FILE]
     text = str(error)
     if isinstance(error, SyntaxError) and error.filename == _FILE:
         lines, text = [error.lineno], error.msg

@@ -83,14 +83,10 @@ def confine(
     die_with_parent(parent)
     # Where nothing ends a process with its parent, its own time does.
     signal.alarm(seconds)
-    with suppress(OSError):
-        if landlock.version():
-            landlock.apply(readable)
-            safeguards.append("landlock")
-    with suppress(OSError):
-        if seccomp.available():
-            seccomp.apply()
-            safeguards.append("seccomp")
+    for name, take in (("landlock", lambda: landlock.apply(readable)), ("seccomp", seccomp.apply)):
+        with suppress(OSError):
+            take()
+            safeguards.append(name)
     return safeguards
 
 

@@ -9,6 +9,7 @@ other than Linux 5.13 or later. Written after Documentation/userspace-api/landlo
 from __future__ import annotations
 
 import ctypes
+import errno
 import os
 import struct
 import sys
@@ -24,18 +25,13 @@ _FILE_RIGHTS_SINCE_5 = (1 << 16) - 1
 _TCP_RIGHTS, _SCOPES = 0b11, 0b11
 
 
-def version() -> int:
-    """The kernel's version of the interface; 0 where there is none."""
-    if sys.platform != "linux":
-        return 0
-    found = ctypes.CDLL(None).syscall(_CREATE_RULESET, None, ctypes.c_size_t(0), _VERSION_FLAG)
-    return max(found, 0)
-
-
 def apply(readable: list[str]) -> None:
     """Restrict this process, with no_new_privs set, for good; raise `OSError` on failure."""
     libc = ctypes.CDLL(None, use_errno=True)
-    abi = version()
+    linux = sys.platform == "linux"
+    abi = libc.syscall(_CREATE_RULESET, None, ctypes.c_size_t(0), _VERSION_FLAG) if linux else 0
+    if abi < 1:
+        raise OSError(errno.ENOSYS, "landlock_create_ruleset")
     rights = _FILE_RIGHTS.get(abi, _FILE_RIGHTS_SINCE_5)
     attributes = struct.pack("Q", rights)
     if abi >= 4:

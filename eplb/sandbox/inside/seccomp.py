@@ -1,11 +1,9 @@
 """A seccomp filter: the system calls that a balancer needs are allowed, all others fail.
 
-Allowed: reading files, memory, time, random numbers, signals to oneself, and questions about this
-process. Everything else fails with EPERM (ENOSYS for calls so new that libc has a way around them):
-changing a file or anything about one, threads, processes, sockets, limits, priorities, locks, and
+Allowed: reading files, memory, time, random numbers, signals to oneself, questions about this
+process. All else fails with EPERM (ENOSYS for calls so new that libc has a way around them), also
 what tells whether a file's pages are in memory already. Not covered: which files may be read (see
-`landlock`), and everything on systems other than Linux on x86-64 and arm64. The filter is the
-classic BPF of Linux's seccomp(2).
+`landlock`), and systems other than Linux on x86-64 and arm64. Written after seccomp(2).
 """
 
 from __future__ import annotations
@@ -70,11 +68,6 @@ class _Program(ctypes.Structure):
     _fields_ = [("length", ctypes.c_ushort), ("filter", ctypes.c_char_p)]
 
 
-def available() -> bool:
-    """Whether this system is one that the filter is written for."""
-    return sys.platform == "linux" and platform.machine() in _AUDIT_ARCH
-
-
 def _instruction(code: int, value: int, if_true: int = 0, if_false: int = 0) -> bytes:
     return struct.pack("HBBI", code, if_true, if_false, value)
 
@@ -119,8 +112,10 @@ def _check(word: int, mask: int, values: tuple[int, ...]) -> bytes:
 
 def apply() -> None:
     """Filter this process, with no_new_privs set, for good; raise `OSError` on failure."""
-    libc = ctypes.CDLL(None, use_errno=True)
     machine = platform.machine()
+    if sys.platform != "linux" or machine not in _AUDIT_ARCH:
+        raise OSError(errno.ENOSYS, "seccomp")
+    libc = ctypes.CDLL(None, use_errno=True)
     code = _filter(machine, os.getpid())
     program = _Program(len(code) // 8, code)
     # SPEC_ALLOW: the default would switch on speculation barriers on some kernels and slow the
