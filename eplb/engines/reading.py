@@ -54,7 +54,7 @@ def statistics_of(
     counts, scale = _whole(counts)
     if scale != 1:
         notes += (
-            f"{source} holds fractions, averages or shares; tokens are shown times {scale:.0e}",
+            f"{source} holds fractions, averages or shares; tokens are shown times {scale:.0f}",
         )
     return ExpertStatistics(
         loads=counts,
@@ -105,6 +105,7 @@ def count_fault(counts: np.ndarray, layers: Sequence[int], first_iteration: int 
         where = f"iteration {first_iteration + iteration}, {where}"
     value = counts[iteration, row, expert]
     value = value.item() if hasattr(value, "item") else value
+    value = int(value) if isinstance(value, float) and value.is_integer() else value
     return f"the token count of {where} " + words.format(value)
 
 

@@ -176,7 +176,7 @@ REFUSED = {
         cell + "nan, not a count",
     ),
     "infinity": ("a.npy", numpy_file(array=np.array(changed(np.inf))), cell + "inf, not a count"),
-    "overflow": ("a.json", dump(changed(-(2**31) + 5)), cell + "-2147483643, negative: a 32-bit"),
+    "overflow": ("a.json", dump(changed(-(2.0**31) + 5)), cell + "-2147483643, negative: a 32-bit"),
     "text": ("a.json", dump([["54", "475"]]), "layer 0, expert 0 is '54', not a number"),
     "null": ("a.json", dump(changed(None)), cell + "None, not a number"),
     "enormous": ("a.json", dump(changed(2**70)), "no recording has so many"),
