@@ -1,63 +1,26 @@
-"""Every expert group on one node, in about a millisecond: the hierarchical policy without loops.
+"""Every expert group on one node: the hierarchical policy, all layers and nodes at once.
 
-Idea. The policy is DeepSeek's: pack groups to nodes, give hot experts extra replicas within their
-node, pack the replicas to the node's GPUs. One row of every array is one node of one layer, so that
-all nodes of all layers are solved at once, and all three stages sort numbers whose lowest bits
-hold the id of a group, expert, candidate or slot: sorting values is several times as fast as
-sorting indices, and no gather has to follow. `programs/fastest.py` is the same without nodes and
-explains how replication becomes one selection.
+The policy is DeepSeek's: pack groups to nodes, give hot experts extra replicas within their node,
+pack the replicas to the node's GPUs. One row of every array is one node of one layer. Groups and
+replicas are dealt in rounds, from both ends where hot ones stand alone. The loads are forecast as
+in `programs/balanced.py`. Where the nodes do not divide the groups it places freely, as the seed.
 
-- A node has few spare slots, and the very hottest experts are likely to cool down: an expert's
-  claim to one more replica is load / k**1.35 where a GPU holds eight replicas or more.
-- Packing deals one replica to each GPU a round, the lightest GPU the heaviest. The two rounds
-  before the last are dealt in one order: that overshoots by what the last round can close.
-
-Where the nodes do not divide the groups it places freely, as the seed does.
-
-Lineage: generation 12 (maps_apart) of run `node_local`, ShinkaEvolve 0.0.7, 12 generations after
-generation 0, proposals by a language model, scored by (balancedness + 1 / (1 + 100 t / t_seed)) / 2
-with node locality required, on windows of recorded requests joined to 256 experts and of
-`eplb.workload_model`. Generation 0 was composed by hand. Recorded parents: 12 maps_apart, 8
-fewer_for_the_hottest, 4 overshoot_once, 2 partitioned_claims, 1 integer_pack_keys, 0; it also takes
-up what 5 memset_map, 6 select_claims, 7 places_in_keys and 11 folded_groups brought. The score,
-0.674 in generation 0 and 0.758 here, moves by 0.06 with the load of the machine, so it did not
-decide alone: repeated timings side by side, and balancedness on further workloads, led to this one.
-It differs from what the run scored in comments only.
-
-Figures, held-out (no constant was chosen on them). `python -m eplb.bench.leaderboard`, seed 2026:
-balancedness 0.6776 on DeepSeek-V3 EP32, 0.6387 with bursts, 0.8241 without drift, 0.6798 on windows
-of few requests, where the seed has 0.6764, 0.6376, 0.8243 and 0.6804, at about 170 times its speed
-on a shared machine. On the recorded requests and workloads that the run did not see, 0.7468 over 60
-windows, where generation 0 has 0.7469, vLLM 0.7460 and SGLang's vectorised balancer 0.7407. The
-time of a call is 0.73 to 0.89 of generation 0's.
-
-Sources: https://github.com/deepseek-ai/EPLB (hierarchical) for the policy.
-
-Not covered: the next window is assumed to look like this one.
+Source: https://github.com/deepseek-ai/EPLB (hierarchical). Lineage: docs/lineage.md. Not covered:
+which experts run hot together.
 """
-
-from functools import lru_cache
 
 import numpy as np
 import torch
 
-
 # EVOLVE-BLOCK-START
-@lru_cache(maxsize=8)
-def claims(experts, spare, power):
-    """List the claims to spare replicas that can succeed, [candidates] each.
-
-    The claim of an expert with k replicas to one more is load / k**power. A power of 1 is greedy
-    replication, a higher one gives the very hottest fewer.
-
-    Returns the claiming expert's position among the hottest min(experts, spare) in ascending order,
-    the factor that turns its load into the claim, and a label of position and replica number.
-    """
-    hot = min(experts, spare)
-    replicas = [np.arange(1, spare // rank + 1) for rank in range(1, hot + 1)]
-    position = np.repeat(np.arange(hot - 1, -1, -1), [len(each) for each in replicas])
-    number = np.concatenate(replicas)
-    return position, number**-power, position << spare.bit_length() | number
+# How much less a window counts in the forecast than the one after it, the choice for two windows,
+# the usual one, and how much worse than others that must do, a step away, to be given up.
+DECAYS = np.array([0.0, 0.3, 0.5, 0.7, 0.85, 0.95])
+CAREFUL, USUAL, DOUBT = 1, 2, 0.03
+# Windows remembered.
+MEMORY = 48
+# Claims to replicas fall with this power of their number: the hottest experts are likely to cool.
+POWER = 1.1
 
 
 def put_labels(value, label, bits):
@@ -68,180 +31,237 @@ def put_labels(value, label, bits):
 
 
 def labels(value, bits):
-    """Read the labels back."""
     return value.view(np.int64) & ((1 << bits) - 1)
 
 
-def replicate(load, spare, power, label_bits):
-    """Give the spare replicas to the experts with the strongest claims, all at once.
+def replicate(load, spare, power):
+    """Give spare replicas to the largest claims load / replicas**power of ``load`` [rows, experts].
 
-    load: [rows, experts], ascending, with labels of ``label_bits`` bits whose replica number is
-    zero; changed in place to the load of one replica
-    spare: replicas per row beyond one an expert
-
-    Returns the loads of the spare replicas [rows, spare], labelled with the number of the replica
-    as well, and the replicas [rows, hot] of the last ``hot`` experts; all others have one.
+    A power of 1 is greedy, more gives the very hottest fewer. Returns [rows, experts] replicas.
     """
     rows, experts = load.shape
+    if not spare:
+        return np.ones((rows, experts), dtype=np.int64)
     hot = min(experts, spare)
-    position, factor, candidate = claims(experts, spare, power)
-    number_bits = spare.bit_length()
-    bits = number_bits + (hot - 1).bit_length()
-    hottest = load[:, -hot:]
-    claim = hottest.take(position, axis=1)
-    claim *= factor
-    put_labels(claim, candidate, bits)
-    claim.partition(len(position) - spare, axis=1)
-    chosen = labels(claim[:, -spare:], bits)
-
-    cell = chosen >> number_bits
-    cell += np.arange(0, rows * hot, hot)[:, None]
-    count = np.bincount(cell.ravel(), minlength=rows * hot).reshape(rows, hot)
-    count += 1
-    label = labels(hottest, label_bits)
-    hottest /= count
-    put_labels(hottest, label, label_bits)
-    extra = hottest.ravel().take(cell)
-    chosen &= (1 << number_bits) - 1
-    extra.view(np.int64)[...] |= chosen
-    return extra, count
+    # Of the claims the expert of rank r can win spare / r: ascending rank and divisor of each.
+    chances = spare // np.arange(1, hot + 1)
+    rank = np.repeat(np.arange(hot - 1, -1, -1), chances)
+    number = 1 + np.arange(len(rank)) - np.repeat(chances.cumsum() - chances, chances)
+    expert_bits, bits = (experts - 1).bit_length(), (len(rank) - 1).bit_length()
+    hottest = load.copy()
+    put_labels(hottest, np.arange(experts), expert_bits)
+    hottest.sort(axis=1)
+    hottest = hottest[:, -hot:]
+    claim = hottest.take(rank, axis=1) / number**power
+    put_labels(claim, np.arange(len(rank)), bits)
+    claim.partition(len(rank) - spare, axis=1)
+    chosen = rank[labels(claim[:, -spare:], bits)]
+    expert = np.take_along_axis(labels(hottest, expert_bits), chosen, axis=1)
+    expert += np.arange(0, rows * experts, experts)[:, None]
+    return 1 + np.bincount(expert.ravel(), minlength=rows * experts).reshape(rows, experts)
 
 
-def rounds_between_sorts(capacity):
-    """How many rounds to deal before each sort of the packs: a list that sums to capacity.
+def replicas(load, count, bits):
+    """Loads of all replicas [rows, slots], ascending, with labels expert << bits | number."""
+    rows, experts = load.shape
+    cell = np.repeat(np.arange(load.size), count.ravel())
+    number = np.arange(len(cell)) - (count.cumsum() - count.ravel()).take(cell)
+    value = (load / count).take(cell)
+    put_labels(value, cell % experts << bits | number, bits + (experts - 1).bit_length())
+    value = value.reshape(rows, -1)
+    value.sort(axis=1)
+    return value
 
-    Dealing two rounds in one order overshoots, and so leaves the packs as far apart as the single
-    round after it can close; sorting before every round leaves them too even for the last one.
-    """
-    return [1] * (capacity - 3) + [2, 1] if capacity > 3 else [1] * capacity
 
+def deal(load, num_packs):
+    """Give every pack one item a round, the lightest pack the heaviest of those that are left.
 
-def pack_in_rounds(load, last):
-    """Pack items to packs of equal size; in each round every pack receives one item.
-
-    load: [rows, items] float64 in ascending order
-    last: [rows, packs] int64, the last place of each pack; its others are those just before
-
-    Returns [rows, items] int64, the place of each item.
-
-    A pack is one integer: minus its load in fixed point, and in the lowest bits the place that its
-    next item takes, from the last place of the pack to its first. To add an item's integer (minus
-    its load, and all those bits set, which counts one down) is all the upkeep. Ascending order is
-    heaviest pack first, as the items of a round stand lightest first.
+    load: [rows, items] float64, ascending; returns the items' places, round * num_packs + pack
     """
     rows, items = load.shape
-    num_packs = last.shape[1]
-    capacity = items // num_packs
-    mask = (1 << int(last[-1, -1]).bit_length()) - 1
-    scale = -(2.0**61) / max(capacity * load[:, -1].max(), 1e-290)
-    item = (load * scale).astype(np.int64)
-    item |= mask
+    rounds = load.reshape(rows, -1, num_packs)
+    usual = rounds.mean(axis=2)
+    # How much less than others the heaviest pack can receive after the first round.
+    less = (usual[:, :-1] - rounds[:, :-1, 0]).sum(axis=1)
+    if items > 2 * num_packs and (rounds[:, -1, -1] - usual[:, -1] > less).any():
+        return deal_from_both_ends(load, num_packs)
+    bits = (num_packs - 1).bit_length()
     place = np.empty((rows, items), dtype=np.int64)
-    pack = last.copy()
-    first = items
-    for rounds in rounds_between_sorts(capacity):
-        if first < items:
-            pack.sort(axis=1)
-        for _ in range(rounds):
-            first -= num_packs
-            this_round = slice(first, first + num_packs)
-            np.bitwise_and(pack, mask, out=place[:, this_round])
-            pack += item[:, this_round]
+    pack = np.arange(num_packs)
+    total = np.zeros((rows, num_packs))
+    for last in range(items, 0, -num_packs):
+        place[:, last - num_packs : last] = pack[..., ::-1] + (items - last)
+        total += load[:, last - num_packs : last][:, ::-1]
+        put_labels(total, pack, bits)
+        total.sort(axis=1)
+        pack = labels(total, bits)
     return place
 
 
+def set_aside(load, sums, num_packs):
+    """Find the packs of each row that are too heavy even with the lightest items.
+
+    Pack k holds the k-th heaviest item and the k-th block of the lightest. Returns how many packs
+    are too heavy and the mean load of the others, [rows] each, and all places.
+    """
+    rows, items = load.shape
+    light = items // num_packs - 1
+    loads = np.diff(sums[:, : light * num_packs + 1 : light], axis=1)
+    loads += load[:, : -num_packs - 1 : -1]
+    rest = (sums[:, -1:] - loads.cumsum(axis=1) + loads) / np.arange(num_packs, 0, -1)
+    heavy = loads > rest
+    heavy[:, -1] = False
+    aside = heavy.argmin(axis=1)
+    item = np.arange(items)
+    block = (1 + item % light) * num_packs + item // light
+    place = np.where(item < items - num_packs, block, items - 1 - item)
+    return aside, rest[np.arange(rows), aside], np.tile(place, (rows, 1))
+
+
+def deal_from_both_ends(load, num_packs):
+    """Deal as `deal`, but packs that a heavy item would take too far take a light one instead.
+
+    Too far is above the mean even if items between the usual and the lightest followed. Packs that
+    are too heavy in any case are set aside with the lightest items.
+    """
+    rows, items = load.shape
+    capacity, bits = items // num_packs, (num_packs - 1).bit_length()
+    row, rank = np.arange(rows), np.arange(num_packs)
+    start = row * items
+    sums = np.concatenate((np.zeros((rows, 1)), load.cumsum(axis=1)), axis=1)
+    aside, mean, place = set_aside(load, sums, num_packs)
+    packs = num_packs - aside
+    waits = np.flatnonzero(rank >= packs[:, None])
+    pack = (rank + aside[:, None]) % num_packs
+    total = np.where(rank < packs[:, None], 0.0, 1e300)
+    # Items first to last - 1 of a row are left; so many packs take light ones in this round.
+    first, last, light = aside * (capacity - 1), items - aside, 0 * aside
+    for left in range(capacity - 1, -1, -1):
+        heavy = rank < (packs - light)[:, None]
+        ends = np.where(heavy, (start + last)[:, None], (start + first + packs)[:, None])
+        item = ends - rank - 1
+        item.ravel()[waits] = start[waits // num_packs]
+        place.ravel()[item] = pack + (capacity - 1 - left) * num_packs
+        total += load.ravel()[item]
+        put_labels(total, pack, bits)
+        total.sort(axis=1)
+        pack = labels(total, bits)
+        first, last, light = first + light, last - packs + light, 0 * aside
+        if left > 1:
+            after = last - packs
+            usual = (sums[row, after] - sums[row, first]) / ((left - 1) * packs)
+            most = mean - load[row, after] - (left - 1) * (usual + load[row, first]) / 2
+            light = np.count_nonzero(total > most[:, None], axis=1) - aside
+    place[aside > 0, 0] = num_packs  # Packs that wait seemed to take it.
+    return place
+
+
+class History:
+    """The last windows, each layer scaled to a mean load of one, and what they teach.
+
+    loads: [MEMORY, layers * experts] float32; a row is one window, the oldest is overwritten
+    product: [MEMORY, MEMORY], mean products of the loads of two windows
+    steps: squared distances of the last windows to those before
+    errors: [decays], squared errors of each decay's forecasts in units of the steps, fading
+    """
+
+    def __init__(self, layers, experts):
+        self.shape = (layers, experts)
+        self.loads = np.zeros((MEMORY, layers * experts), dtype=np.float32)
+        self.product = np.zeros((MEMORY, MEMORY))
+        self.windows, self.steps, self.forecasts = 0, [], None
+        self.errors = np.zeros(len(DECAYS))
+
+    def add(self, load):
+        """Remember a window [layers, experts]; return the weight of each row in the forecast."""
+        row = self.windows % MEMORY
+        new, product = self.loads[row], self.product
+        scale = self.shape[1] / np.maximum(load.sum(axis=1, keepdims=True), 1e-30)
+        np.multiply(load, scale, out=new.reshape(self.shape))
+        self.windows += 1
+        # NumPy's product of such a size may start threads.
+        known = self.loads[: self.windows]
+        dot = torch.mv(torch.from_numpy(known), torch.from_numpy(new)).numpy() / len(new)
+        product[row, : len(dot)] = product[: len(dot), row] = dot
+        square = np.diagonal(product)
+        distance = square + square[row] - 2 * product[row]
+        if self.windows > 1:
+            self.steps = [*self.steps, distance[row - 1]][-16:]
+        steps = sorted(self.steps) or [0.0]
+        usual = steps[len(steps) // 2 if len(steps) > 2 else 0]
+        # Windows that correlate by less than a half are not alike, whatever is usual.
+        alike = distance <= min(2 * usual, square[row] - 1)
+        if self.windows > 1 and alike[row - 1] and self.steps[-1] > 0:
+            # How far the last forecasts were from the window that came.
+            forecast = self.forecasts * (np.arange(MEMORY) != row)  # overwritten since
+            forecast /= forecast.sum(axis=1, keepdims=True)
+            error = (forecast @ product * forecast).sum(axis=1)
+            error += square[row] - 2 * forecast @ product[row]
+            self.errors = 0.9 * self.errors + error / self.steps[-1]
+        alike[row] = True
+        age = (row - np.arange(MEMORY)) % MEMORY
+        weight = (alike & (age < self.windows)) * DECAYS[:, None] ** age
+        self.forecasts = weight / weight.sum(axis=1, keepdims=True)
+        far = np.abs(np.arange(len(DECAYS)) - (USUAL if self.windows > 2 else CAREFUL))
+        return self.forecasts[(self.errors + DOUBT * far).argmin()]
+
+history = History(0, 0)
+
+
 def groups_by_node(load, num_nodes):
-    """Pack whole groups to nodes.
+    """Pack whole groups to nodes, by their ``load`` [layers, groups], which is spoilt.
 
-    load: [layers, groups] float64, positive; num_nodes divides the groups
-
-    Returns [layers * groups] int64, row ``layer * groups + group`` of each group, node after node.
+    Returns [layers, nodes, groups of a node], the groups of each node.
     """
     layers, groups = load.shape
-    capacity = groups // num_nodes
     bits = (groups - 1).bit_length()
     put_labels(load, np.arange(groups), bits)
     load.sort(axis=1)
-    row = labels(load, bits) + np.arange(0, layers * groups, groups)[:, None]
-    if capacity == 2:
-        # The heaviest group stands with the lightest, and so on: rounds would do the same.
-        return np.stack((row[:, :num_nodes], row[:, : num_nodes - 1 : -1]), axis=2).ravel()
-    last = np.arange(capacity - 1, layers * groups, capacity).reshape(layers, num_nodes)
-    order = np.empty(layers * groups, dtype=np.int64)
-    order[pack_in_rounds(load, last)] = row
-    return order
-
-
-def maps(label, slot, bits, experts, most):
-    """Write down which expert every slot holds, and the slots of every expert.
-
-    label: [layers, num_replicas] int64, expert << bits | number of the replica; changed in place
-    slot: [layers, num_replicas] int64, where that replica stands
-    most: replicas of the expert that has most
-
-    Returns ``phy2log`` [layers, num_replicas] and ``log2phy`` [layers, experts, X].
-    """
-    layers = len(slot)
-    slot = torch.from_numpy(slot)
-    expert = label >> bits
-    phy2log = torch.empty(slot.shape, dtype=torch.int64)
-    phy2log.scatter_(1, slot, torch.from_numpy(expert))
-    # expert << bits | number becomes expert * most + number.
-    expert *= (1 << bits) - most
-    label -= expert
-    # All bits set is -1, and NumPy asks for huge pages where the map is large.
-    log2phy = np.empty((layers, experts * most), dtype=np.int64)
-    log2phy.view(np.int8).fill(-1)
-    log2phy = torch.from_numpy(log2phy)
-    log2phy.scatter_(1, torch.from_numpy(label), slot)
-    return phy2log, log2phy.view(layers, experts, most)
+    held = np.empty((layers, groups), dtype=np.int64)
+    np.put_along_axis(held, deal(load, num_nodes), labels(load, bits), axis=1)
+    return held.reshape(layers, -1, num_nodes).swapaxes(1, 2)
 
 
 def rebalance_experts(weight, num_replicas, num_groups, num_nodes, num_gpus):
-    """Decide which expert every slot holds.
+    """Decide which expert every slot holds, from the last window's loads [layers, experts].
 
-    weight: [layers, experts], tokens routed to each expert in the last window
-    num_replicas: slots per layer; GPU g holds slots g*S to (g+1)*S-1, S = num_replicas / num_gpus
-
-    Returns ``phy2log`` [layers, num_replicas], the expert in each slot; ``log2phy``
-    [layers, experts, X], the slots of each expert, then -1; ``logcnt`` [layers, experts], the
-    replicas of each expert. All int64.
+    Returns ``phy2log`` [layers, num_replicas], the expert in each slot; ``log2phy`` [layers,
+    experts, X], the slots of each expert, then -1; ``logcnt`` [layers, experts], its replicas.
     """
+    global history
     layers, experts = weight.shape
     if num_groups % num_nodes:
         num_groups, num_nodes = 1, 1
-    rows = layers * num_nodes
-    spare = (num_replicas - experts) // num_nodes
-    number_bits = spare.bit_length()
-    bits = number_bits + (experts - 1).bit_length()
-
-    # The hottest experts are likely to cool down. Only where a GPU holds few replicas does the
-    # largest one decide, which greedy replication keeps smallest.
-    power = 1.35 if num_replicas // num_gpus >= 8 else 1.0
-
+    if history.shape != (layers, experts):
+        history = History(layers, experts)
+    mix = history.add(weight.to("cpu", torch.float32).numpy())[: history.windows]
+    known = torch.from_numpy(history.loads[: history.windows])
+    load = torch.mv(known.T, torch.from_numpy(mix.astype(np.float32))).numpy()
     # A load of zero has no mantissa to carry a label.
-    load = weight.to("cpu", torch.float64, copy=True).numpy()
-    np.maximum(load, 1e-30, out=load)
-    groups = groups_by_node(load.reshape(layers, num_groups, -1).sum(axis=2), num_nodes)
-    put_labels(load, np.arange(experts) << number_bits, bits)
-    load = load.reshape(layers * num_groups, -1).take(groups, axis=0).reshape(rows, -1)
-    load.sort(axis=1)
-    logcnt = torch.ones(layers, experts, dtype=torch.int64)
-    most = 1
-    if spare:
-        extra, count = replicate(load, spare, power, bits)
-        most = int(count.max())
-        hottest = labels(load[:, -count.shape[1] :], bits) >> number_bits
-        hottest = torch.from_numpy(hottest.reshape(layers, -1))
-        logcnt.scatter_(1, hottest, torch.from_numpy(count.reshape(layers, -1)))
-        load = np.concatenate((load, extra), axis=1)
-        load.sort(axis=1)
-    capacity = num_replicas // num_gpus
-    last = np.arange(capacity - 1, num_replicas, capacity).reshape(num_nodes, -1)
-    slot = pack_in_rounds(load, np.tile(last, (layers, 1)))
-    label = labels(load, bits).reshape(layers, num_replicas)
-    slot = slot.reshape(layers, num_replicas)
-    return *maps(label, slot, number_bits, experts, most), logcnt
+    load = np.maximum(load, 1e-30, dtype=np.float64).reshape(layers, num_groups, -1)
+
+    group = groups_by_node(load.sum(axis=2), num_nodes)
+    expert = np.arange(experts).reshape(num_groups, -1)[group].reshape(layers * num_nodes, -1)
+    load = load[np.arange(layers)[:, None, None], group].reshape(expert.shape)
+    capacity, spare = num_replicas // num_gpus, (num_replicas - experts) // num_nodes
+    count = replicate(load, spare, POWER)
+    bits = spare.bit_length()
+    load = replicas(load, count, bits)
+    gpus = num_gpus // num_nodes
+    place = deal(load, gpus)
+    label = labels(load, bits + (expert.shape[1] - 1).bit_length())
+    held = np.empty_like(label)
+    np.put_along_axis(held, place % gpus * capacity + place // gpus, label, axis=1)
+
+    phy2log = np.take_along_axis(expert, held >> bits, axis=1).reshape(layers, num_replicas)
+    number = (held & ((1 << bits) - 1)).reshape(layers, num_replicas)
+    logcnt = np.empty((layers, experts), dtype=np.int64)
+    np.put_along_axis(logcnt, expert.reshape(layers, -1), count.reshape(layers, -1), axis=1)
+    most = int(logcnt.max())
+    log2phy = np.full((layers, experts * most), -1)
+    np.put_along_axis(log2phy, phy2log * most + number, np.arange(num_replicas)[None], axis=1)
+    log2phy = log2phy.reshape(layers, experts, most)
+    return torch.from_numpy(phy2log), torch.from_numpy(log2phy), torch.from_numpy(logcnt)
 
 
 # EVOLVE-BLOCK-END

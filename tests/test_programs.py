@@ -192,9 +192,14 @@ def same_window(name: str, windows: np.ndarray, deployment: Deployment) -> float
     return float(np.mean(scores))
 
 
-@pytest.mark.parametrize("name", ["fastest", "balanced", "steady"])
+free_programs = pytest.mark.parametrize("name", sorted(set(by_name) - {"node_local", "flow"}))
+
+
+@free_programs
 @pytest.mark.parametrize(
-    "deployment", [V3, Deployment(320, 8, 4, 32), Deployment(288, 1, 9, 72)], ids=str
+    "deployment",
+    [V3, Deployment(320, 8, 4, 32), Deployment(288, 1, 9, 72), Deployment(256, 1, 1, 8)],
+    ids=str,
 )
 def test_one_window_balances_as_well_as_greedy_and_lpt(name, deployment):
     windows = drifting(3, seed=3, noise=0.2)
@@ -202,30 +207,33 @@ def test_one_window_balances_as_well_as_greedy_and_lpt(name, deployment):
     assert same_window(name, windows, deployment) >= wanted - 0.003
 
 
-@settings(deadline=None, max_examples=30)
-@given(seed=st.integers(0, 10_000), spare=st.integers(0, 40))
-def test_fastest_replicates_as_greedily_as_one_by_one(seed, spare):
-    """The largest replica is as small as that of greedy replication, the least there is.
-
-    With fewer than eight slots a GPU, where the largest replica decides.
-    """
-    rng = np.random.default_rng(seed)
-    load = np.exp(rng.normal(size=(3, 24)))
-    slots = -(-(24 + spare) // 12) * 12
-    placement = answer(fresh("fastest"), load * 1000, Deployment(slots, 1, 1, 12))
-    greedy = reference.replicate((load * 1000).astype(np.float32), slots)
-    ours = (load / placement.logcnt).max(axis=1)
-    assert ours == pytest.approx((load / greedy).max(axis=1), rel=1e-6)
-
-
-@pytest.mark.parametrize(
-    "deployment", [Deployment(288, 8, 4, 32), Deployment(288, 1, 9, 72)], ids=str
+@free_programs
+@settings(deadline=None, max_examples=20)
+@given(
+    seed=st.integers(0, 10_000),
+    gpus=st.integers(2, 24),
+    capacity=st.integers(1, 9),
+    spare=st.integers(0, 8),
+    skew=st.floats(0.1, 1.5),
 )
-def test_fastest_packs_better_than_lpt(deployment):
-    """Rounds dealt in pairs overshoot by what the last round closes."""
-    windows = drifting(3, seed=12, noise=0.2)
-    wanted = reference_balancedness(windows, deployment)
-    assert same_window("fastest", windows, deployment) >= wanted + 0.0005
+def test_is_never_far_behind_greedy_and_lpt(name, seed, gpus, capacity, spare, skew):
+    """With and without spare slots; a layer of few experts may be unlucky, so on the mean of 16."""
+    experts = gpus * capacity
+    rng = np.random.default_rng(seed)
+    load = np.rint(1000 * np.exp(rng.normal(scale=skew, size=(1, 16, experts)))).astype(np.int64)
+    deployment = Deployment(experts + gpus * spare, 1, 1, gpus)
+    assert same_window(name, load, deployment) >= reference_balancedness(load, deployment) - 0.003
+
+
+@pytest.mark.parametrize("experts", [128, 256, 384])
+@pytest.mark.parametrize("gpus", [8, 16, 32, 64])
+def test_balanced_needs_no_spare_slot(experts, gpus):
+    """Hot experts stand alone, and lighter ones than LPT leaves go with them."""
+    rng = np.random.default_rng(experts + gpus)
+    load = np.rint(1000 * np.exp(rng.normal(scale=0.8, size=(1, 16, experts)))).astype(np.int64)
+    deployment = Deployment(experts, 1, 1, gpus)
+    ours = same_window("balanced", load, deployment)
+    assert ours >= reference_balancedness(load, deployment) + 0.0005
 
 
 def test_node_local_balances_as_well_as_the_seed():
@@ -240,21 +248,31 @@ def test_node_local_balances_as_well_as_the_seed():
     assert ours >= np.mean(scores) - 0.003
 
 
+def last_window(windows: np.ndarray, deployment: Deployment = V3) -> np.ndarray:
+    """[windows - 1]: `next_window` of greedy replication + LPT on each window alone."""
+    scores = []
+    for seen, after in zip(windows[:-1], windows[1:], strict=True):
+        phy2log = reference.place(seen, deployment.num_replicas, deployment.num_gpus)
+        placement = ExpertPlacement.from_phy2log(phy2log, seen.shape[1])
+        scores.append(balancedness(gpu_loads(after, placement, deployment.num_gpus)))
+    return np.array(scores)
+
+
 def test_balanced_forecasts_a_noisy_load():
     windows = drifting(8, seed=5, noise=0.3)
-    gain = next_window("balanced", windows) - next_window("fastest", windows)
+    gain = next_window("balanced", windows) - last_window(windows)
     assert gain[3:].mean() >= 0.03
 
 
 def test_balanced_is_ahead_on_windows_of_few_requests():
     windows = generate(replace(PRESETS["requests"], layers=8, seed=13)).windows()
-    gain = next_window("balanced", windows) - next_window("fastest", windows)
+    gain = next_window("balanced", windows) - last_window(windows)
     assert gain.mean() >= 0.02
 
 
 def test_balanced_forgets_at_a_regime_change():
     windows = drifting(10, seed=6, noise=0.1, change=5)
-    gain = next_window("balanced", windows) - next_window("fastest", windows)
+    gain = next_window("balanced", windows) - last_window(windows)
     assert gain[5] >= -0.01, "the window after the change is planned with the old regime"
     assert gain[6:].mean() >= 0.01
 
@@ -262,7 +280,7 @@ def test_balanced_forgets_at_a_regime_change():
 def test_balanced_remembers_a_regime_that_returns():
     windows = drifting(12, seed=7, noise=0.3, change=4)
     back = np.concatenate((windows[:8], windows[1:4]))
-    gain = next_window("balanced", back) - next_window("fastest", back)
+    gain = next_window("balanced", back) - last_window(back)
     assert gain[8] >= 0.03, "the first window of the old regime is planned alone"
 
 
@@ -271,7 +289,7 @@ def test_balanced_trusts_the_last_window_of_a_random_walk():
     steps = rng.normal(scale=0.25, size=(12, 48, 256))
     steps[0] *= 2
     windows = np.rint(2000 * np.exp(steps.cumsum(axis=0))).astype(np.int64)
-    gain = next_window("balanced", windows) - next_window("fastest", windows)
+    gain = next_window("balanced", windows) - last_window(windows)
     assert gain[4:].mean() >= -0.005
 
 
