@@ -152,9 +152,10 @@ def deal(load, num_packs):
     rows, items = load.shape
     rounds = load.reshape(rows, -1, num_packs)
     usual = rounds.mean(axis=2)
-    # How much less than others the heaviest pack can receive after the first round.
-    less = (usual[:, :-1] - rounds[:, :-1, 0]).sum(axis=1)
-    if items > 2 * num_packs and (rounds[:, -1, -1] - usual[:, -1] > less).any():
+    # Of one more item than usual, what the lighter ones of the rounds to come do not make good.
+    less = usual - rounds[:, :, 0]
+    over = rounds[:, :, -1] - usual - less.cumsum(axis=1) + less
+    if items > 2 * num_packs and (over.max(axis=1) > 0.02 * usual.sum(axis=1)).any():
         return deal_from_both_ends(load, num_packs)
     bits = (num_packs - 1).bit_length()
     place = np.empty((rows, items), dtype=np.int64)
@@ -263,20 +264,19 @@ def rebalance_experts(weight, num_replicas, num_groups, num_nodes, num_gpus):
     """
     global history
     layers, experts = weight.shape
-    capacity = num_replicas // num_gpus
     if history.shape != (layers, experts):
         history = History(layers, experts)
     columns = history.columns(history.add(weight.to("cpu", torch.float32).numpy()))
     # A load of zero has no mantissa to carry a label.
     load = np.maximum(columns[0], 1e-30, dtype=np.float64)
     # What one window alone shows as very hot is likely to cool down.
-    alone = len(columns) == 1 and capacity >= 8
+    alone = len(columns) == 1 and 8 * num_gpus <= num_replicas <= 2 * experts
     logcnt = replicate(load, num_replicas - experts, 1.2 if alone else 1.0)
     bits = (num_replicas - experts).bit_length()
     load = replicas(load, logcnt, bits)
     at = deal(load, num_gpus) * layers + np.arange(layers)[:, None]
     # Layers come last, so that neighbours in memory are treated alike.
-    held = np.empty((capacity, num_gpus, layers), dtype=np.int32)
+    held = np.empty((num_replicas // num_gpus, num_gpus, layers), dtype=np.int32)
     held.ravel()[at] = labels(load, bits + (experts - 1).bit_length())
     if len(columns) > 1:
         cell = (held >> bits) + np.arange(0, layers * experts, experts)

@@ -81,9 +81,10 @@ def deal(load, num_packs):
     rows, items = load.shape
     rounds = load.reshape(rows, -1, num_packs)
     usual = rounds.mean(axis=2)
-    # How much less than others the heaviest pack can receive after the first round.
-    less = (usual[:, :-1] - rounds[:, :-1, 0]).sum(axis=1)
-    if items > 2 * num_packs and (rounds[:, -1, -1] - usual[:, -1] > less).any():
+    # Of one more item than usual, what the lighter ones of the rounds to come do not make good.
+    less = usual - rounds[:, :, 0]
+    over = rounds[:, :, -1] - usual - less.cumsum(axis=1) + less
+    if items > 2 * num_packs and (over.max(axis=1) > 0.02 * usual.sum(axis=1)).any():
         return deal_from_both_ends(load, num_packs)
     bits = (num_packs - 1).bit_length()
     place = np.empty((rows, items), dtype=np.int64)
@@ -204,6 +205,7 @@ class History:
         self.forecasts = weight / weight.sum(axis=1, keepdims=True)
         far = np.abs(np.arange(len(DECAYS)) - (USUAL if self.windows > 2 else CAREFUL))
         return self.forecasts[(self.errors + DOUBT * far).argmin()]
+
 
 history = History(0, 0)
 

@@ -5,16 +5,8 @@ need relabelling, but at most `MOVES` of them: replicas go to clearly hotter exp
 hottest GPUs swap replicas with cool ones where the sum of squared GPU loads falls enough, over the
 forecast and the main patterns of deviation from it. Both are those of `programs/balanced.py`.
 
-Lineage: generation 22 of run `steady` (ShinkaEvolve 0.0.7, proposals by a language model, stopped
-there), cleaned by hand; more exchanges, and more of all where GPUs hold few replicas, came by hand
-after it. Recorded parents: 22 one_product_of_columns, 16 many_rounds_after_a_change, 14
-lean_rounds, 7 worthwhile_swaps, 4 positions_first, 2 focused_pairs, 0 composed by hand; 10, 17 to
-21 lent steps. Score, balancedness - t / t_seed - moved / 25: 0.7945, the best (start: 0.7609).
-
-Held-out (`python -m eplb.bench.leaderboard`, seed 2026), balancedness, slots moved: V3 EP32
-0.7743, 12 %; EP144 0.4990, 20 %; bursty 0.7276, 13 %; stationary 0.9605, 1 %; requests 0.7971, 8 %.
-Sources: replication and packing of DeepSeek's EPLB; pairwise interchange in load balancing. Not
-covered: how far a move goes, nodes, groups; on noisy requests at EP144 it is 0.013 behind.
+Sources: replication of DeepSeek's EPLB; longest processing time first; pairwise interchange in load
+balancing. Lineage: docs/lineage.md. Not covered: how far a move goes, nodes, groups.
 """
 
 import numpy as np
@@ -111,26 +103,33 @@ class Placement:
     """
 
     def __init__(self, load, shape):
-        """Replicate greedily; round by round the lightest GPU takes the heaviest replica left.
+        """Replicate greedily; the heaviest replica left goes where load and free slots are least.
+
+        A free slot counts as the mean of the replicas left: those that hot ones leave room for.
 
         load: [layers * experts]; shape: layers, experts, slots of a layer and GPUs
         """
         self.shape, self.turn = shape, 0
         self.layers, self.experts, slots, self.gpus = shape
         load = load.reshape(self.layers, self.experts)
-        row = np.arange(self.layers)[:, None]
+        row = np.arange(self.layers)
         count = np.ones(load.shape, dtype=np.int64)
         for _ in range(slots - self.experts):
-            count[row, (load / count).argmax(axis=1, keepdims=True)] += 1
+            count[row, (load / count).argmax(axis=1)] += 1
         self.count = count.ravel()
         replica = load / count
         expert = np.repeat(np.arange(load.size), self.count).reshape(self.layers, -1)
-        expert = expert[row, (-replica.take(expert)).argsort(axis=1)]
+        heaviest = (-replica.take(expert)).argsort(axis=1)
+        expert = np.take_along_axis(expert, heaviest, axis=1)
         held = np.empty((slots // self.gpus, self.layers, self.gpus), dtype=np.int64)
-        total = np.zeros((self.layers, self.gpus))
-        for taken, heaviest in zip(held, np.split(expert, len(held), axis=1)):
-            taken[row, total.argsort(axis=1)] = heaviest
-            total += replica.take(taken)
+        total, room = np.zeros((2, self.layers, self.gpus))
+        room += len(held)
+        rest = replica.take(expert)[:, ::-1].cumsum(axis=1)[:, ::-1] / np.arange(slots, 0, -1)
+        for given, mean in zip(expert.T, rest.T):
+            gpu = np.where(room > 0, total + room * mean[:, None], np.inf).argmin(axis=1)
+            held[len(held) - room[row, gpu].astype(int), row, gpu] = given
+            total[row, gpu] += replica.take(given)
+            room[row, gpu] -= 1
         self.held = held.reshape(len(held), -1)
 
     def exchange(self, load, moves):

@@ -56,7 +56,7 @@ def test_measures_a_scenario_and_draws_it(tmp_path, tiny_scenario):
     arguments = ["--repeats", "1", "--output", str(output), "--plot", str(plot)]
     assert leaderboard.main(arguments) == 0
     text = output.read_text()
-    for name in ("initial.py", "balanced.py", "fastest.py", "node_local.py", "steady.py"):
+    for name in ("initial.py", "balanced.py", "node_local.py", "steady.py"):
         assert f"| {name} |" in text
     assert plot.stat().st_size > 1000
 
@@ -90,7 +90,7 @@ def test_scores_a_recorded_workload(tmp_path, tiny_scenario, capsys):
     trace = tmp_path / "mine.json"
     loads = np.random.default_rng(0).integers(1, 100, size=(7, 2, 12))
     write_trace(trace, Trace(loads, TraceHeader(rebalance_interval=2)))
-    program = project_file("programs/fastest.py")
+    program = project_file("programs/balanced.py")
     arguments = ["--repeats", "1", "--programs", str(program), "--scenarios", "mine"]
     assert leaderboard.main([*arguments, "--trace", str(trace), "16", "4", "2", "4"]) == 0
     printed = capsys.readouterr().out

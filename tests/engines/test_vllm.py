@@ -122,7 +122,7 @@ def test_no_plan_is_worse_than_the_reference_on_the_window(seed):
 
     load = random_loads(seed, 3, 16)
     greedy = score(place(load, 24, 4))
-    program = vllm.Program(project_file("programs/fastest.py"))
+    program = vllm.Program(project_file("programs/balanced.py"))
     planned = vllm.policy_of(Own, program).rebalance_experts(torch.from_numpy(load), 24, 1, 1, 4)
     assert score(planned.numpy()) >= greedy - 1e-12
 
