@@ -44,8 +44,11 @@ def test_relabelling_fetches_no_more_and_leaves_the_loads_of_gpus(drawn, seed):
     loads = [np.sort(gpu_loads(load, each, gpus), axis=1) for each in (after, relabelled)]
     np.testing.assert_allclose(*loads)
     assert (relabelled.logcnt == after.logcnt).all()
-    # Whatever the numbers of its GPUs, a placement is recognised.
-    assert migrated_experts(after, relabel(after, relabelled, deployment), gpus) == 0
+    # Whatever the numbers of its GPUs, a placement is recognised, but across nodes only where no
+    # group lives on one, by chance included.
+    local = node_locality(relabelled.phy2log, experts, deployment) == 1.0
+    if local == (node_locality(after.phy2log, experts, deployment) == 1.0):
+        assert migrated_experts(after, relabel(after, relabelled, deployment), gpus) == 0
 
 
 @settings(deadline=None, max_examples=25)
