@@ -22,6 +22,7 @@ from typing import TypeVar
 Point = TypeVar("Point")
 
 DONE, FAILED, MISUSED = 0, 1, 2
+PLOT_SUFFIXES = (".png", ".svg", ".pdf")
 
 
 class UserError(Exception):
@@ -98,8 +99,11 @@ def check_writable(path: Path) -> None:
     folder = next(parent for parent in path.absolute().parents if parent.exists())
     if not folder.is_dir():
         raise UserError(f"cannot write {path}: {folder} is a file; choose another folder")
-    if not os.access(folder, os.W_OK | os.X_OK):
-        raise UserError(f"cannot write {path}: no permission in {folder}; choose another folder")
+    try:
+        # Asking for permission is not enough: root has every one, and /proc takes no file.
+        tempfile.TemporaryFile(dir=folder).close()
+    except OSError as error:
+        raise UserError(f"cannot write {path}: {error.strerror}; choose another folder") from error
 
 
 def write_text(path: str | os.PathLike, text: str) -> None:
@@ -131,6 +135,21 @@ def path_argument(text: str) -> Path:
     if not text.strip():
         raise argparse.ArgumentTypeError("it is empty, and must name a file or folder")
     return Path(text)
+
+
+def output_argument(text: str) -> Path:
+    """An argument that names a file to write: refused before the work, not after it."""
+    path = path_argument(text)
+    check_writable(path)
+    return path
+
+
+def plot_argument(text: str) -> Path:
+    """The same for a picture, whose suffix says in which format."""
+    path = output_argument(text)
+    if path.suffix not in PLOT_SUFFIXES:
+        raise argparse.ArgumentTypeError(f"{text} ends in none of {', '.join(PLOT_SUFFIXES)}")
+    return path
 
 
 SOURCE_TREE = Path(__file__).resolve().parent.parent

@@ -12,7 +12,9 @@ import pytest
 from eplb.common import (
     ArgumentParser,
     UserError,
+    output_argument,
     path_argument,
+    plot_argument,
     positive_int,
     positive_seconds,
     project_file,
@@ -62,6 +64,8 @@ def test_wrong_arguments_are_the_users_error_without_the_usage():
         (positive_int, "7", ["0", "-1", "1.5", "", "x", "²", "1e3"]),
         (positive_seconds, "0.5", ["0", "-1", "nan", "inf", "", "x"]),
         (path_argument, "a/b", ["", "  "]),
+        (output_argument, "a/b", ["", "  "]),
+        (plot_argument, "a/b.svg", ["", "a/b", "a/b.foo", "a/.png"]),
     ],
 )
 def test_types_of_arguments(kind, good, bad):
@@ -69,3 +73,14 @@ def test_types_of_arguments(kind, good, bad):
     for text in bad:
         with pytest.raises(argparse.ArgumentTypeError):
             kind(text)
+
+
+@pytest.mark.parametrize("kind", [output_argument, plot_argument])
+def test_outputs_that_cannot_be_written_are_refused_before_the_work(kind, tmp_path):
+    (tmp_path / "file").write_text("")
+    (tmp_path / "folder.png").mkdir()
+    for name in ("file/a.png", "folder.png", "/proc/a.png", "/proc/none/a.png"):
+        with pytest.raises(UserError, match=f"{name}.*(choose another folder|name a file)"):
+            kind(str(tmp_path / name))
+    assert str(kind(str(tmp_path / "new" / "a.png"))) == str(tmp_path / "new" / "a.png")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["file", "folder.png"]

@@ -31,7 +31,6 @@ WHEEL = Release(
     package="aiconfigurator-core",
     version="0.12.0",
     filename="aiconfigurator_core-0.12.0-cp311-abi3-manylinux_2_28_x86_64.whl",
-    size=81715575,
     sha256="aadc4aad0a00bf8a61c477c62bef43de479849c3aa0b1c3078068e08309eccc4",
     licence="Apache-2.0",
 )
@@ -209,9 +208,8 @@ def main(arguments: list[str] | None = None) -> int:
         "--output", type=Path, metavar="FILE", help="fit anew, and write them there"
     )
     args = parser.parse_args(arguments)
-    with tempfile.TemporaryFile() as file:
-        download(WHEEL, file)
-        with zipfile.ZipFile(file) as wheel:
+    with tempfile.TemporaryDirectory() as folder:
+        with zipfile.ZipFile(download(WHEEL, Path(folder))) as wheel:
             measured = list(tables(wheel))
     known = kernels() if args.output is None else {table.name: fit(table) for table in measured}
     print(report(measured, known))

@@ -1,4 +1,4 @@
-"""The leaderboard's figures and the study of growth. `pytest tests/bench/test_leaderboard.py`"""
+"""The leaderboard's figures. `pytest tests/bench/test_leaderboard.py`"""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from itertools import product
 import numpy as np
 import pytest
 
-from eplb.bench import growth, leaderboard
+from eplb.bench import leaderboard
 from eplb.common import UserError, project_file
 from eplb.placement import Deployment
 from eplb.trace import Trace, TraceHeader, write_trace
@@ -106,24 +106,3 @@ def test_scores_a_recorded_workload(tmp_path, tiny_scenario, capsys):
 def test_names_the_scenarios_that_there_are():
     with pytest.raises(UserError, match="DeepSeek-V3 EP32"):
         leaderboard.main(["--scenarios", "nonesuch"])
-
-
-def test_exponent_of_a_power_law():
-    slots = [10, 100, 1000]
-    assert growth.exponent(slots, [1.0, 10**1.5, 10**3.0]) == pytest.approx(1.5)
-
-
-def test_sizes_are_deployable_and_reach_the_largest():
-    for sizes in growth.SERIES.values():
-        for size in sizes:
-            size.deployment.check(size.experts)
-    assert growth.SERIES["all"][-1] == growth.Size(128, 1024, 1024)
-
-
-def test_growth_refuses_what_it_cannot_time_in_one_line(tmp_path):
-    with pytest.raises(UserError, match="--repeats: 0 is not a whole number of at least 1"):
-        growth.main(["--repeats", "0"])
-    broken = tmp_path / "syntax.py"
-    broken.write_text("def (")
-    with pytest.raises(UserError, match="syntax.py is refused at 8 x 256 on 32 GPUs: .*SyntaxErr"):
-        growth.main(["--programs", str(broken)])

@@ -26,7 +26,7 @@ from hypothesis import strategies as st
 
 from eplb.bench.published.__main__ import assemble, main
 from eplb.bench.published.catalogue import PUBLISHED
-from eplb.bench.published.releases import INDEX_VARIABLE, download
+from eplb.bench.published.releases import INDEX_VARIABLE
 from eplb.common import UserError
 from eplb.placement import Deployment, ExpertPlacement, validate
 from eplb.sandbox.runner import Refused, Sandbox
@@ -195,7 +195,7 @@ def index(monkeypatch):
             release.filename, {PUBLISHED[name].member: MEMBERS[name] for name in names}
         )
         index.offer(release.package, release.filename, content)
-        pin = replace(release, size=len(content), sha256=hashlib.sha256(content).hexdigest())
+        pin = replace(release, sha256=hashlib.sha256(content).hexdigest())
         for name in names:
             monkeypatch.setitem(PUBLISHED, name, replace(PUBLISHED[name], release=pin))
     yield index
@@ -340,15 +340,6 @@ def test_refuses_what_does_not_match_its_pin(index, tmp_path):
         assert pinned.filename in message and pinned.sha256 in message
 
 
-def test_reads_little_more_than_was_pinned(index):
-    release = PUBLISHED["vllm"].release
-    index.pages[f"/{release.filename}"] += bytes(8 << 20)
-    arrived = io.BytesIO()
-    with pytest.raises(UserError):
-        download(release, arrived)
-    assert arrived.tell() < release.size + (1 << 20)
-
-
 def test_says_what_the_index_lacks(index, tmp_path):
     index.offer_page("vllm", [])
     assert "vllm-0.33.0.tar.gz" in refused(["vllm"], tmp_path)
@@ -363,8 +354,9 @@ def test_says_what_the_index_lacks(index, tmp_path):
 def test_says_that_there_is_no_network(monkeypatch, tmp_path):
     monkeypatch.setenv(INDEX_VARIABLE, "http://127.0.0.1:9/simple")
     assert "Connection refused" in refused(["vllm"], tmp_path)
-    monkeypatch.setenv(INDEX_VARIABLE, "not an address")
-    assert INDEX_VARIABLE in refused(["vllm"], tmp_path)
+    for address in ("not an address", "", "ftp://x/simple", "http://[", "https://", "file:///tmp"):
+        monkeypatch.setenv(INDEX_VARIABLE, address)
+        assert INDEX_VARIABLE in refused(["vllm"], tmp_path)
 
 
 def test_an_unknown_name_ends_in_one_line(tmp_path):

@@ -7,14 +7,21 @@ fetches it under its own licence, which the written file names.
 
 from __future__ import annotations
 
-import argparse
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
 from eplb.bench.published.catalogue import PUBLISHED, Published
 from eplb.bench.published.releases import download, read_member
-from eplb.common import DONE, UserError, exit_on_user_error, write_text
+from eplb.common import (
+    DONE,
+    ArgumentParser,
+    UserError,
+    check_writable,
+    exit_on_user_error,
+    path_argument,
+    write_text,
+)
 
 
 def assemble(published: Published, member: str) -> str:
@@ -50,29 +57,25 @@ def run_eplb(weight, num_replicas, num_groups, num_nodes, num_gpus):
 def fetch(names: list[str]) -> Iterator[tuple[str, str]]:
     """Yield the name and text of each program; a release is downloaded once for all of its own."""
     for release in dict.fromkeys(PUBLISHED[name].release for name in names):
-        with tempfile.TemporaryFile() as file:
-            download(release, file)
+        with tempfile.TemporaryDirectory() as folder:
+            archive = download(release, Path(folder))
             for name in names:
                 published = PUBLISHED[name]
                 if published.release == release:
-                    yield name, assemble(published, read_member(release, file, published.member))
+                    yield name, assemble(published, read_member(archive, published.member))
 
 
 def main(arguments: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(
-        prog="python -m eplb.bench.published",
-        description="Fetch the balancers that serving engines ship, as programs.",
-    )
-    parser.add_argument(
-        "names", nargs="*", metavar="NAME", help=f"default: all of {', '.join(PUBLISHED)}"
-    )
-    parser.add_argument(
-        "--output_dir", type=Path, required=True, metavar="FOLDER", help="where programs go"
-    )
+    known = ", ".join(PUBLISHED)
+    parser = ArgumentParser(prog="python -m eplb.bench.published", description=__doc__)
+    add = parser.add_argument
+    add("names", nargs="*", metavar="NAME", help=f"default: all of {known}")
+    add("--output_dir", type=path_argument, required=True, metavar="FOLDER", help="for programs")
     args = parser.parse_args(arguments)
     unknown = [name for name in args.names if name not in PUBLISHED]
     if unknown:
-        raise UserError(f"{unknown[0]} is not known; there are: {', '.join(PUBLISHED)}")
+        raise UserError(f"{unknown[0]} is not known; there are: {known}")
+    check_writable(args.output_dir / "a program")
     for name, program in fetch(args.names or list(PUBLISHED)):
         path = args.output_dir / f"{name}.py"
         write_text(path, program)

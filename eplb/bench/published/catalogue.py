@@ -37,7 +37,6 @@ SGLANG = Release(
     "sglang",
     "0.5.23",
     "sglang-0.5.23-cp312-cp312-manylinux_2_34_x86_64.whl",
-    39046590,
     "8d257a319395b322bb1be327d05e5528859358153c8563b04c0a4a3c8af164b6",
     "Apache-2.0; copied there from https://github.com/deepseek-ai/EPLB, which is under MIT",
 )
@@ -45,7 +44,6 @@ VLLM = Release(
     "vllm",
     "0.33.0",
     "vllm-0.33.0.tar.gz",
-    47101396,
     "f4c33c2503d52bb411146afa9618a4f48bed68912f617e6803ac8d76e4c74112",
     "Apache-2.0",
 )
@@ -53,7 +51,6 @@ VLLM_ASCEND = Release(
     "vllm-ascend",
     "0.23.0.post1",
     "vllm_ascend-0.23.0.post1.tar.gz",
-    15410323,
     "a3b9f4a5dd7aa50c37e03d1f35937c4ae5aeacc49b734cac74d59ce5757738e1",
     "Apache-2.0",
 )

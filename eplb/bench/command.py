@@ -1,0 +1,70 @@
+"""What the commands share that run programs: arguments, and what a table of figures is headed by.
+
+Not covered: what else the machine did meanwhile.
+"""
+
+from __future__ import annotations
+
+import os
+import platform
+import subprocess
+from pathlib import Path
+
+from eplb.common import (
+    ArgumentParser,
+    UserError,
+    path_argument,
+    plot_argument,
+    positive_int,
+    project_file,
+)
+
+
+def parser(prog: str, description: str) -> ArgumentParser:
+    """The arguments that every such command has."""
+    parser = ArgumentParser(prog=prog, description=description)
+    add = parser.add_argument
+    programs = "default: all in programs/"
+    add("--programs", type=program_argument, nargs="+", metavar="FILE", help=programs)
+    add("--repeats", type=positive_int, default=3, help="runs of a program; default: 3")
+    add("--plot", type=plot_argument, metavar="FILE", help="draw it, e.g. it.png")
+    parser.set_defaults(programs=shipped_programs())
+    return parser
+
+
+def program_argument(text: str) -> Path:
+    """An argument that names a program, for ``type=`` of argparse."""
+    path = path_argument(text)
+    try:
+        path.open("rb").close()
+    except OSError as error:
+        raise UserError(
+            f"cannot read the program {path}: {error.strerror}; name a Python file"
+        ) from error
+    return path
+
+
+def shipped_programs() -> list[Path]:
+    """This project's own, but for the seed."""
+    return sorted(project_file("programs").glob("*.py"))
+
+
+def commit() -> str:
+    """The commit of the source tree, with a + where files differ from it."""
+    folder = project_file("initial.py").parent
+    git = ["git", "-C", str(folder), "describe", "--always", "--dirty=+", "--exclude=*"]
+    try:
+        return subprocess.run(git, capture_output=True, text=True).stdout.strip() or "unknown"
+    except OSError:
+        return "unknown"
+
+
+def machine() -> str:
+    """The processor's name, as far as the system tells it."""
+    try:
+        for line in Path("/proc/cpuinfo").read_text().splitlines():
+            if line.startswith("model name"):
+                return f"{line.split(':', 1)[1].strip()}, {os.cpu_count()} processors"
+    except OSError:
+        pass
+    return platform.processor() or platform.machine()
