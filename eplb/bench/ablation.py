@@ -29,7 +29,7 @@ from shinka.edit import apply_diff_patch, apply_full_patch
 from tqdm import tqdm
 
 from eplb.bench.provenance import commit, machine
-from eplb.common import DONE, exit_on_user_error, positive_int, project_file, write_text
+from eplb.common import DONE, UserError, exit_on_user_error, positive_int, project_file, write_text
 from eplb.evaluation.measure import run_program
 from eplb.evaluation.scores import SCORINGS, Figures, PlacementScores
 from eplb.placement import Deployment
@@ -68,8 +68,11 @@ def evolve(seed: int, generations: int, score: Callable) -> tuple[float, list[st
             parent, archive, top, _ = programs.sample_with_fix_mode()
             system, user, kind = sampler.sample(parent, archive, top)
             prompt = PROMPT.format(system, user)
-            answer = without_blank_lines(propose.answer(prompt, seed, asked[prompt]))
             asked[prompt] += 1
+            try:
+                answer = without_blank_lines(propose.answer(prompt, seed, asked[prompt]))
+            except UserError:
+                continue  # nothing left to propose of this parent: a generation lost
             names.append(re.search("<NAME>\n(.*)", answer)[1])
             apply = apply_diff_patch if kind == "diff" else apply_full_patch
             code, *_ = apply(patch_str=answer, original_str=parent.code, verbose=False)

@@ -1,4 +1,4 @@
-"""Operators that change what a program does: conditions, and parts from the catalogue.
+"""Operators that change what a program does: constants, conditions, parts from the catalogue.
 
 Every operator takes a program, a random stream and what it may draw on (`Sources`), and returns a
 `Change`, or None where it finds nothing to work on. They hold for any Python program: what to act
@@ -40,6 +40,35 @@ class Sources(NamedTuple):
 
     parts: Sequence[Part]
     donors: list[Program]
+
+
+def perturb_constant(program: Program, rng: random.Random, sources: Sources) -> Change | None:
+    """Change one number: integers by one or a factor of two, others by a factor near one."""
+    numbers = [node for node in program.nodes(ast.Constant) if _is_tunable(node.value)]
+    if not numbers:
+        return None
+    node = rng.choice(numbers)
+    old = node.value
+    if isinstance(old, int):
+        new = rng.choice([n for n in (old - 1, old + 1, 2 * old, old // 2) if n > 0 and n != old])
+    else:
+        new = old * rng.choice([0.5, 0.7, 0.85, 1.2, 1.4, 2.0])
+        if 0 < old < 1:
+            new = min(new, (1 + old) / 2)  # shares and probabilities stay what they are
+        new = float(f"{new:.4g}")
+    start, end = program.span(node)
+    return Change(
+        program.edited([(start, end, repr(new))]),
+        f"perturb_constant_{_word(old)}_to_{_word(new)}",
+        f"Change the constant {old!r} in line {node.lineno} to {new!r}.",
+    )
+
+
+def _is_tunable(value: object) -> bool:
+    """Numbers that tune something; 0 and 1 are mostly structure, and tiny ones guard a division."""
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        return False
+    return abs(value) > 1e-6 and value not in (0, 1)
 
 
 def _word(value: object) -> str:

@@ -22,6 +22,7 @@ WEIGHTS = {
     mutations.swap_function: 8.0,
     mutations.change_condition: 0.5,
     mutations.insert_step: 0.7,
+    mutations.perturb_constant: 0.7,
     simplifications.simplify: 1.5,
 }
 # Chance that one more operator follows, by the kind of request: a full rewrite goes further.

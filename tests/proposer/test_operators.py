@@ -17,6 +17,7 @@ from tests.proposer.programs import FOREIGN, OTHER_NAMES, POOL, SEED, outside
 
 PARTS = read_catalogue()
 OPERATORS = (
+    mutations.perturb_constant,
     mutations.change_condition,
     mutations.swap_function,
     mutations.insert_step,
