@@ -9,15 +9,13 @@
 Takes the overrides that `shinka_launch variant=eplb_example` takes.
 """
 
-import argparse
+from argparse import RawDescriptionHelpFormatter
 
-from eplb.common import exit_on_user_error
+from eplb.common import ArgumentParser, exit_on_user_error
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = ArgumentParser(description=__doc__, formatter_class=RawDescriptionHelpFormatter)
     parser.add_argument("overrides", nargs="*", metavar="key=value", help="see configs/")
     overrides = parser.parse_args().overrides
     # After the arguments: ShinkaEvolve takes seconds to import.

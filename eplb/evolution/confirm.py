@@ -9,7 +9,6 @@ traces; the scores say how far apart they are.
 
 from __future__ import annotations
 
-import argparse
 import ast
 import json
 import shutil
@@ -19,7 +18,7 @@ from typing import Any
 
 import yaml
 
-from eplb.common import DONE, UserError, exit_on_user_error
+from eplb.common import DONE, ArgumentParser, UserError, exit_on_user_error
 from eplb.evaluation.fresh import FreshScore, draw, mean_score, score_fresh
 from eplb.evolution.resume import hold
 from eplb.evolution.rundb import Program, Run, read_run
@@ -120,7 +119,7 @@ def keep(folder: Path, program: Program, confirmation: dict[str, Any] | None = N
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(
+    parser = ArgumentParser(
         prog="python -m eplb.evolution.confirm",
         description="Score a run's best programs on traces that nobody has seen, and keep the "
         "winner as best/main.py. The run may have been interrupted.",

@@ -144,7 +144,7 @@ def _evolve(config: DictConfig, folder: Path, done: int) -> int:
     held = watcher.finish()
     resume.end_evaluations(folder)
     way_on = f"to confirm it: {shlex.join(['python', '-m', confirmation.__name__, str(folder)])}"
-    _conclude(watcher, held, config.confirm)
+    _conclude(watcher, held, config)
     return DONE if _did_all(runner) else STOPPED
 
 
@@ -163,21 +163,25 @@ def _announcement(settings: DictConfig, folder: Path, done: int) -> str:
     return "\n".join(lines)
 
 
-def _conclude(watcher: Watcher, held: Run, confirm: bool) -> None:
+def _conclude(watcher: Watcher, held: Run, config: DictConfig) -> None:
     """Confirm the best program, keep it, and say what to type next."""
     if held.best is None:
         return
     folder = held.folder
     watcher.say(f"best on the known trace: gen_{held.best.generation}, {held.best.score:.4f}")
-    if confirm:
+    if config.confirm:
         watcher.say(f"scoring the best programs on {confirmation.TRACES} traces drawn now")
         watcher.say(confirmation.confirm(held))
     else:
         confirmation.keep(folder, held.best)
-    evaluate = ["python", str(project_file("evaluate.py")), "--program_path"]
+    program = str(folder / "best" / "main.py")
+    evaluate = ["python", str(project_file("evaluate.py")), "--program_path", program]
+    for name, value in config.distributed_job_config.extra_cmd_args.items():
+        if value not in ("report", "eplb"):  # what it does anyway
+            evaluate += [f"--{name}", str(value)]
     watcher.say(f"what happened: python -m eplb.report {shlex.quote(str(folder))}")
-    watcher.say(f"the program: {folder / 'best' / 'main.py'}; score it again with")
-    watcher.say(f"  {shlex.join([*evaluate, str(folder / 'best' / 'main.py')])}")
+    watcher.say(f"the program: {program}; score it again with")
+    watcher.say(f"  {shlex.join(evaluate)}")
 
 
 def _command() -> list[str]:

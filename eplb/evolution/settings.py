@@ -56,6 +56,9 @@ KINDS: dict[str, Any] = {
     "evo_config.init_program_path": _Name,
     "evo_config.llm_dynamic_selection": Literal["ucb", "ucb1", "thompson", "fixed"] | None,
     "evo_config.patch_types": Annotated[list[_Edit], Field(min_length=1)],
+    "evo_config.llm_kwargs.max_tokens": _Count,
+    "evo_config.llm_kwargs.temperatures": Annotated[list[float], Field(min_length=1)],
+    "evo_config.llm_kwargs.reasoning_efforts": Annotated[list[_Name], Field(min_length=1)],
     "db_config.num_islands": _Count,
     "db_config.archive_size": _Count,
     "db_config.migration_interval": _Count,
@@ -159,7 +162,8 @@ def _reason(error: Exception, overrides: Sequence[str]) -> str:
         if isinstance(cause, UserError):
             return str(cause)
         cause = cause.__cause__
-    return f"{' '.join(overrides)}: {str(error).partition('Config search path')[0]}"
+    told = str(error).rpartition("raised while resolving interpolation: ")[2]
+    return f"{' '.join(overrides)}: {told.partition('Config search path')[0]}"
 
 
 def with_saved(overrides: Sequence[str]) -> list[str]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 import sys
 from types import SimpleNamespace
 
@@ -145,6 +146,8 @@ def test_the_task_states_the_objective_of_every_scoring(scoring):
         ("evo_config.use_text_feedback=perhaps", "must be a true or false"),
         ("evo_config.patch_types=[diff,magic]", "'diff', 'full' or 'cross'"),
         ("evo_config.patch_types=[]", "a list of at least one"),
+        ("evo_config.llm_kwargs.temperatures=[]", "a list of at least one"),
+        ("trace=nosuch.json", "nosuch.json does not exist"),
         ("offline=maybe", "must be a true or false"),
         ("seed=x", "must be a whole number"),
         ("seed=-1", "must be at least 0"),
@@ -198,6 +201,8 @@ def test_paths_need_no_quotes_of_hydras(tmp_path, name):
 
 def test_a_trace_is_one_override(tmp_path):
     assert "trace" not in compose_config([]).job_config.extra_cmd_args
+    (tmp_path / "my traces").mkdir()
+    shutil.copy(common.SOURCE_TREE / "expert-load.json", tmp_path / "my traces" / "load.json")
     config = compose_config(["trace=my traces/load.json"])
     assert config.job_config.extra_cmd_args.trace == f"{tmp_path}/my traces/load.json"
 
