@@ -20,6 +20,7 @@ from eplb import reference
 from eplb.loads import balancedness, gpu_loads, migrated_experts
 from eplb.placement import Deployment, ExpertPlacement, validate
 from eplb.sandbox.runner import Sandbox
+from eplb.throughput.dispatch import gpu_loads as dispatched
 from eplb.workload_model import PRESETS, generate
 
 PROGRAMS = sorted((Path(__file__).parent.parent / "programs").glob("*.py"))
@@ -67,12 +68,14 @@ def drifting(windows: int, seed: int, noise: float, change: int | None = None, l
     return np.array(result)
 
 
-def next_window(name: str, windows: np.ndarray, deployment: Deployment = V3) -> np.ndarray:
+def next_window(
+    name: str, windows: np.ndarray, deployment: Deployment = V3, rule: str = "even"
+) -> np.ndarray:
     """[windows - 1]: balancedness of each placement on the window that followed."""
     run_eplb = fresh(name)
     return np.array(
         [
-            balancedness(gpu_loads(after, answer(run_eplb, seen, deployment), deployment.num_gpus))
+            balancedness(dispatched(after, answer(run_eplb, seen, deployment), deployment, rule))
             for seen, after in zip(windows[:-1], windows[1:], strict=True)
         ]
     )
@@ -217,12 +220,15 @@ def test_one_window_balances_as_well_as_greedy_and_lpt(name, deployment):
     skew=st.floats(0.1, 1.5),
 )
 def test_is_never_far_behind_greedy_and_lpt(name, seed, gpus, capacity, spare, skew):
-    """With and without spare slots; a layer of few experts may be unlucky, so on the mean of 16."""
+    """With and without spare slots; a layer of few experts may be unlucky, so on the mean of 16.
+
+    What `balanced` gives up here it gains on the next window, where the hottest have cooled down.
+    """
     experts = gpus * capacity
     rng = np.random.default_rng(seed)
     load = np.rint(1000 * np.exp(rng.normal(scale=skew, size=(1, 16, experts)))).astype(np.int64)
     deployment = Deployment(experts + gpus * spare, 1, 1, gpus)
-    assert same_window(name, load, deployment) >= reference_balancedness(load, deployment) - 0.003
+    assert same_window(name, load, deployment) >= reference_balancedness(load, deployment) - 0.006
 
 
 @pytest.mark.parametrize("experts", [128, 256, 384])
@@ -326,3 +332,12 @@ def test_every_program_runs_in_the_sandbox():
             for given_answer in run.answers:
                 maps = (given_answer.phy2log, given_answer.log2phy, given_answer.logcnt)
                 validate(*maps, num_layers=8, num_experts=256, deployment=V3)
+
+
+@pytest.mark.parametrize("preset", ["qwen3-235b", "bursty", "requests"])
+def test_flow_leaves_a_split_by_load_more_to_even_out(preset):
+    model = replace(PRESETS[preset], layers=4, windows=8, regime_window=5, seed=21)
+    windows = generate(model).windows()
+    deployment = Deployment(160, 1, 4, 32) if preset == "qwen3-235b" else V3
+    ours, balanced = (next_window(n, windows, deployment, "lp") for n in ("flow", "balanced"))
+    assert ours.mean() >= balanced.mean() + 0.01
