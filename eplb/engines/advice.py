@@ -38,7 +38,7 @@ ENOUGH_TOKENS = 100
 class Past:
     """A recording in windows.
 
-    windows: [W, layers, experts] tokens, without layers that never had any
+    windows: [W, layers, experts] tokens, of the layers that ever have any
     known: how many of them are the past; the others are held out
     iterations: of each window; the oldest that make no whole window are left out
     """
@@ -49,8 +49,9 @@ class Past:
     iterations: int
 
     @classmethod
-    def of(cls, statistics: ExpertStatistics) -> Past:
-        loads = statistics.loads[:, statistics.loads.any(axis=(0, 2))]
+    def of(cls, statistics: ExpertStatistics, live: np.ndarray) -> Past:
+        """``live`` [layers] says which layers have tokens, in this recording or another."""
+        loads = statistics.loads[:, live]
         if len(loads) < 2:
             raise UserError("the recording has one iteration; two are needed, better a hundred")
         count = min(WINDOWS, len(loads))

@@ -12,10 +12,13 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from textwrap import fill
 
+import numpy as np
+
 from eplb.common import UserError, project_file, replacing
 from eplb.engines import advice, planning, registry
 from eplb.engines.advice import Past, Trial
 from eplb.engines.load_table import check_plot
+from eplb.engines.model import ExpertStatistics
 from eplb.engines.reading import spans
 from eplb.sandbox.runner import Sandbox
 from eplb.throughput.dispatch import RULES
@@ -45,14 +48,8 @@ def make(
     check_plot(plot)
     files = [path for path in (expert_statistic_path, decode_statistic_path) if path is not None]
     recorded = [registry.read_statistics(path, iter_start, iter_stop) for path in files]
-    first, last = recorded[0], recorded[-1]
-    if first.loads.shape[1:] != last.loads.shape[1:]:
-        raise UserError(
-            f"{files[0]} and {files[-1]} are of two models: {first.loads.shape[1]} layers of "
-            f"{first.num_experts} experts, and {last.loads.shape[1]} of {last.num_experts}"
-        )
-    cut = [Past.of(statistics) for statistics in recorded]
-    pasts = {"prefill": cut[0], "decode": cut[-1]}
+    first = recorded[0]
+    pasts = _pasts(files, recorded)
     serving = Serving.of(hardware, dispatch, first.top_k)
     program = program_path or project_file(planning.DEFAULT_PROGRAM)
     steps = steps_per_iteration or first.steps_per_iteration or 1
@@ -69,25 +66,43 @@ def make(
             sandbox=sandbox,
             progress=progress,
         )
-    best = {phase: choose([t for t in trials if t.phase == phase]) for phase in pasts}
-    both = choose_for_all(trials)
-    lines = [_heading(cut[0], program, steps, hardware, dispatch), ""]
-    for phase in pasts:
-        lines += [*table([t for t in trials if t.phase == phase], best[phase]), ""]
-    lines += [*_reasons(both, best, trials), ""]
-    lines += [*_rules(pasts, runs, both, serving), ""]
-    lines += _phases(pasts, runs, both, serving)
-    command = _command(expert_statistic_path, both[0], iter_start, iter_stop, groups)
-    lines += ["", "to make the file:", f"  {command}"]
     if plot is not None:
         draw(plot, trials)
-    warnings = list(dict.fromkeys(warning for past in cut for warning in past.warnings))
+    both = choose_for_all(trials)
+    command = _command(expert_statistic_path, both[0], iter_start, iter_stop, groups)
+    lines = [_heading(pasts["prefill"], program, steps, hardware, dispatch), ""]
+    lines += _said(pasts, trials, runs, both, serving)
+    warnings = list(dict.fromkeys(each for past in pasts.values() for each in past.warnings))
     if steps_per_iteration is None and first.steps_per_iteration is None:
         warnings.append(
             "the recording does not tell how many engine steps an iteration sums up; taken as 1, "
             "so that moves weigh as if intervals were so short: give --steps_per_iteration"
         )
-    return "\n".join(lines), warnings
+    return "\n".join([*lines, "", "to make the file:", f"  {command}"]), warnings
+
+
+def _pasts(files: list[Path], recorded: list[ExpertStatistics]) -> dict[str, Past]:
+    """The windows of each phase; those of one recording are the same object."""
+    first, last = recorded[0], recorded[-1]
+    if first.loads.shape[1:] != last.loads.shape[1:]:
+        raise UserError(
+            f"{files[0]} and {files[-1]} are of two models: {first.loads.shape[1]} layers of "
+            f"{first.num_experts} experts, and {last.loads.shape[1]} of {last.num_experts}"
+        )
+    live = np.any([each.loads.any(axis=(0, 2)) for each in recorded], axis=0)
+    cut = [Past.of(statistics, live) for statistics in recorded]
+    return {"prefill": cut[0], "decode": cut[-1]}
+
+
+def _said(pasts, trials: list[Trial], runs, both: list[Trial], serving: Serving) -> list[str]:
+    """Tables, the recommendation, and what is compared for it."""
+    lines = []
+    best = {phase: choose([t for t in trials if t.phase == phase]) for phase in pasts}
+    for phase in pasts:
+        lines += [*table([t for t in trials if t.phase == phase], best[phase]), ""]
+    lines += [*_reasons(both, best, trials), ""]
+    lines += [*_rules(pasts, runs, both, serving), ""]
+    return lines + _phases(pasts, runs, both, serving)
 
 
 def choose(trials: list[Trial]) -> Trial:

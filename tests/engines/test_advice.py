@@ -165,11 +165,12 @@ def test_a_recording_that_is_too_short_is_told(no_sandbox, tmp_path):
     _, warnings = told(sparse)
     assert any("tokens in a window, which is mostly chance" in each for each in warnings)
     with pytest.raises(UserError, match="one iteration"):
-        Past.of(statistics(layers=(0,), experts=8).between(100, 101))
+        Past.of(statistics(layers=(0,), experts=8).between(100, 101), np.array([True]))
 
 
 def past_of(recording) -> Past:
-    return Past.of(read_statistics(recording))
+    statistics = read_statistics(recording)
+    return Past.of(statistics, np.full(statistics.loads.shape[1], True))
 
 
 def run_of(past: Past, deployment: Deployment, seconds=0.0) -> ProgramRun:
@@ -231,3 +232,14 @@ def test_spans_of_the_heading_are_the_held_out_iterations(recording):
     assert (past.windows.sum(axis=0) == past.statistics.loads[-112:].sum(axis=0)).all()
     assert spans([*range(64, 120)]) == "64 to 119"
     assert advice.WINDOWS == 16
+
+
+def test_a_layer_that_one_phase_never_used_is_placed_for_both(no_sandbox, tmp_path):
+    trace = generate(replace(PRESETS["stationary"], layers=2, experts=32, top_k=4, num_groups=1))
+    loads = trace.loads.copy()
+    loads[:, 1] = 0
+    whole, half = tmp_path / "whole.json", tmp_path / "half.json"
+    write_trace(whole, trace)
+    write_trace(half, replace(trace, loads=loads))
+    text, _ = told(whole, decode_statistic_path=half)
+    assert "kept by a plan for:" in text
