@@ -2,9 +2,8 @@
 
 There the split among replicas is solved for, so that a GPU must take what it alone holds, and can
 pass on what others hold too. Packing counts an expert with replicas for only a `SHARED` part of its
-even split, so that what GPUs hold alone is even and leaves room for what flows; and the hottest
-experts get fewer replicas than greedy ones, so that more experts are shared. Forecast, dealing and
-swaps over the main deviations are those of `programs/balanced.py`.
+even split, so that what GPUs hold alone is even and leaves room for what flows; the hottest experts
+get fewer replicas than greedily, so that more are shared. The rest is as in `programs/balanced.py`.
 
 Sources: https://github.com/deepseek-ai/LPLB for the dispatch, and those of `programs/balanced.py`.
 Lineage: docs/lineage.md. Not covered: nodes, groups.

@@ -336,7 +336,7 @@ def test_every_program_runs_in_the_sandbox():
 
 @pytest.mark.parametrize("preset", ["qwen3-235b", "bursty", "requests"])
 def test_flow_leaves_a_split_by_load_more_to_even_out(preset):
-    model = replace(PRESETS[preset], layers=4, windows=8, regime_window=5, seed=21)
+    model = replace(PRESETS[preset], layers=16, windows=8, regime_window=5, seed=21)
     windows = generate(model).windows()
     deployment = Deployment(160, 1, 4, 32) if preset == "qwen3-235b" else V3
     ours, balanced = (next_window(n, windows, deployment, "lp") for n in ("flow", "balanced"))
