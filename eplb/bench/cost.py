@@ -12,9 +12,11 @@ import subprocess
 import sys
 import tempfile
 import time
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
+import psutil
 
 from eplb.common import (
     DONE,
@@ -24,11 +26,12 @@ from eplb.common import (
     positive_int,
     project_file,
 )
+from eplb.trace import Trace, write_trace
 
 FAST_PROGRAM = "programs/balanced.py"
-# The shape of the public trace, and numbers long enough for its size.
-LARGE_RECORDS, LARGE_LAYERS, LARGE_EXPERTS = 1200, 58, 256
-FEWEST_TOKENS, MOST_TOKENS = 10**9, 24 * 10**9
+# Records, layers and experts of the public trace, and numbers long enough for its size.
+LARGE = (1200, 58, 256)
+FEWEST_TOKENS, MOST_TOKENS = 10**10, 196 * 10**9
 SAMPLE_SECONDS = 0.2
 
 
@@ -52,15 +55,13 @@ def run(command: list[str], megabytes: list[float] | None = None) -> float:
 def memory_of(pid: int) -> int:
     """Bytes that process ``pid`` and its descendants hold, shared pages counted once (Linux)."""
     total = 0
-    try:
-        for entry in Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines():
-            if entry.startswith("Pss:"):
-                total += 1024 * int(entry.split()[1])
-        children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
-    except OSError:
-        # The process has just ended.
-        return total
-    return total + sum(memory_of(int(child)) for child in children)
+    # Any of them may just have ended.
+    with suppress(psutil.NoSuchProcess):
+        process = psutil.Process(pid)
+        for each in (process, *process.children(recursive=True)):
+            with suppress(psutil.NoSuchProcess):
+                total += each.memory_full_info().pss
+    return total
 
 
 def import_torch() -> float:
@@ -77,43 +78,12 @@ def evaluation(program: str, results: Path, *options: str) -> list[str]:
 
 def write_large_trace(path: Path) -> None:
     """A look-alike of the public trace: 1200 records of 58 x 256 numbers, about 223 MB."""
-    rng = np.random.default_rng(0)
-    with path.open("w", encoding="utf-8") as file:
-        file.write('{"load_history": [')
-        for record in range(LARGE_RECORDS):
-            loads = rng.integers(FEWEST_TOKENS, MOST_TOKENS, (LARGE_LAYERS, LARGE_EXPERTS))
-            file.write(", " if record else "")
-            file.write(f'{{"logical_expert_load": {loads.tolist()}}}')
-        file.write("]}\n")
+    loads = np.random.default_rng(0).integers(FEWEST_TOKENS, MOST_TOKENS, LARGE)
+    write_trace(path, Trace(loads))
 
 
-def line(name: str, value: str, target: str) -> None:
+def line(name: str, value: str, target: str = "") -> None:
     print(f"{name:<46} {value:<32} {target}".rstrip(), flush=True)
-
-
-def bench(repeats: int, large: bool, folder: Path) -> None:
-    """Print one line a measurement, with its target beside it."""
-    line("measured", "value (lowest-highest)", "target")
-    import_torch()  # Fills the disk cache.
-    ratios, times, imports = [], [], []
-    for _ in range(repeats):
-        imports.append(import_torch())
-        times.append(run(evaluation(FAST_PROGRAM, folder)))
-        ratios.append(times[-1] / imports[-1])
-    spread = f"{np.median(ratios):.2f} ({min(ratios):.2f}-{max(ratios):.2f})"
-    line(f"{FAST_PROGRAM} / import torch", spread, "at most 2.5")
-    line("  seconds", f"{np.median(times):.2f} / {np.median(imports):.2f}", "")
-    before = import_torch()
-    seconds = run(evaluation("initial.py", folder))
-    line("initial.py, seconds", f"{seconds:.1f}", "under 30")
-    line("initial.py / import torch", f"{seconds / before:.2f}", "")
-    memory_line("memory", evaluation(FAST_PROGRAM, folder, "--repeats", "1"))
-    if large:
-        trace = folder / "expert-load.json"
-        write_large_trace(trace)
-        size = trace.stat().st_size / 1e6
-        command = evaluation(FAST_PROGRAM, folder, "--trace", str(trace))
-        memory_line(f"memory with a trace of {size:.0f} MB", command)
 
 
 def memory_line(name: str, command: list[str]) -> None:
@@ -122,13 +92,34 @@ def memory_line(name: str, command: list[str]) -> None:
     line(name, f"{max(megabytes):.0f} MB, in {seconds:.1f} s", "under 1000 MB")
 
 
-def main() -> int:
-    parser = ArgumentParser(description="Measure what an evaluation costs.")
+def bench(repeats: int, large: bool, folder: Path) -> None:
+    """Print one line a measurement, with its target beside it."""
+    line("measured", "value (lowest-highest)", "target")
+    import_torch()  # Fills the disk cache.
+    fast = evaluation(FAST_PROGRAM, folder)
+    imports, times = np.array([(import_torch(), run(fast)) for _ in range(repeats)]).T
+    ratios = times / imports
+    spread = f"{np.median(ratios):.2f} ({min(ratios):.2f}-{max(ratios):.2f})"
+    line(f"{FAST_PROGRAM} / import torch", spread, "at most 2.5")
+    line("  seconds", f"{np.median(times):.2f} / {np.median(imports):.2f}")
+    before, seconds = import_torch(), run(evaluation("initial.py", folder))
+    line("initial.py, seconds", f"{seconds:.1f}", "under 30")
+    line("initial.py / import torch", f"{seconds / before:.2f}")
+    memory_line("memory", [*fast, "--repeats", "1"])
+    if large:
+        trace = folder / "expert-load.json"
+        write_large_trace(trace)
+        size = trace.stat().st_size / 1e6
+        memory_line(f"memory with a trace of {size:.0f} MB", [*fast, "--trace", str(trace)])
+
+
+def main(arguments: list[str] | None = None) -> int:
+    parser = ArgumentParser(prog="python -m eplb.bench.cost", description=__doc__)
     parser.add_argument(
         "--repeats", type=positive_int, default=5, help="of the first ratio (default: 5)"
     )
     parser.add_argument("--large", action="store_true", help="a 223 MB trace too (minutes)")
-    args = parser.parse_args()
+    args = parser.parse_args(arguments)
     with tempfile.TemporaryDirectory() as folder:
         bench(args.repeats, args.large, Path(folder))
     return DONE

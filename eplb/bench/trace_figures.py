@@ -1,7 +1,6 @@
-"""What a trace looks like in figures: skew, tail, groups, correlation, drift, balancedness.
+"""What a trace looks like in figures: skew, tail, groups, correlation, drift.
 
-Covered: every figure that the calibration compares (`eplb.bench.calibration`). Not
-covered: targets.
+Covered: what the calibration compares (`eplb.bench.calibration`). Not covered: its targets.
 All functions take float64 ``loads`` [windows, layers, experts], tokens per expert and window.
 """
 
@@ -9,7 +8,6 @@ from __future__ import annotations
 
 import numpy as np
 
-from eplb.loads import balancedness, gpu_loads, slot_loads
 from eplb.placement import Deployment, ExpertPlacement
 from eplb.reference import place_by_node
 
@@ -19,18 +17,6 @@ def place(loads: np.ndarray, deployment: Deployment) -> list[ExpertPlacement]:
     windows, layers, experts = loads.shape
     phy2log = place_by_node(loads.reshape(-1, experts), deployment).reshape(windows, layers, -1)
     return [ExpertPlacement.from_phy2log(one, experts) for one in phy2log]
-
-
-def predicted_balancedness(
-    loads: np.ndarray, placements: list[ExpertPlacement], num_gpus: int | None = None
-) -> np.ndarray:
-    """[windows - 1]: each window's placement under the next window's load, over GPUs or slots."""
-    return np.array(
-        [
-            balancedness(slot_loads(load, p) if num_gpus is None else gpu_loads(load, p, num_gpus))
-            for p, load in zip(placements, loads[1:])
-        ]
-    )
 
 
 def imbalance(loads: np.ndarray) -> np.ndarray:

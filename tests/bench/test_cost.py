@@ -34,8 +34,7 @@ def test_a_command_that_fails_says_why():
 
 
 def test_the_large_trace_is_read_like_the_public_one(tmp_path, monkeypatch):
-    for name, value in (("RECORDS", 201), ("LAYERS", 2), ("EXPERTS", 4)):
-        monkeypatch.setattr(bench, f"LARGE_{name}", value)
+    monkeypatch.setattr(bench, "LARGE", (201, 2, 4))
     bench.write_large_trace(tmp_path / "trace.json")
     trace = read_trace(tmp_path / "trace.json")
     assert trace.loads.shape == (201, 2, 4)

@@ -1,4 +1,4 @@
-"""The synthetic workload model and its calibration.
+"""The synthetic workload model.
 
 Run: python -m pytest tests/workload_model/test_workload_model.py
 """
@@ -15,8 +15,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from eplb.bench import trace_figures as figures
-from eplb.bench.calibration import Row, calibration, report
-from eplb.bench.calibration import main as calibrate
 from eplb.common import UserError
 from eplb.trace import Trace, read_trace
 from eplb.workload_model import PRESETS, WorkloadModel, generate
@@ -49,17 +47,6 @@ def test_embedded_trace_describes_itself(embedded):
     assert embedded.windows().shape == (12, 58, 256)
 
 
-def test_calibration_holds_for_the_embedded_trace(embedded):
-    text, good = report(embedded)
-    assert good, text
-
-
-def test_calibration_fails_for_another_workload():
-    text, good = report(generate(replace(PRESETS["stationary"], seed=1)))
-    assert not good
-    assert "OUT OF BOUNDS" in text
-
-
 def test_windows_of_requests_are_noisy_and_do_not_drift():
     windows = generate(replace(PRESETS["requests"], layers=8)).windows()
     change = PRESETS["requests"].regime_window
@@ -77,21 +64,6 @@ def test_windows_of_requests_are_noisy_and_do_not_drift():
 
     assert 0.8 < correlation(1) < 0.9
     assert abs(correlation(5) - correlation(1)) < 0.03
-
-
-def test_calibration_needs_the_published_shape():
-    with pytest.raises(UserError, match="12 x 58 x 256"):
-        calibration(generate(TINY))
-
-
-def test_rows_judge_every_value_they_show():
-    def within(target, values, **kwargs):
-        return Row("", target, np.array(values), **kwargs).within
-
-    assert within((10, 10), [9.0]) and within((10, 10), [11.0])
-    assert not within((10, 10), [8.9]) and not within((10, 10), [11.1])
-    assert within((5, 8), [4.5, 8.8]) and not within((5, 8), [4.4, 6])
-    assert within((0.3, 0.3), [0.329], ratio=True) and not within((0.3, 0.3), [0.34], ratio=True)
 
 
 def any_model() -> st.SearchStrategy[WorkloadModel]:
@@ -206,19 +178,6 @@ def test_bursts_show_between_records_of_a_window():
     assert roughness(1.0) > 1.5 * roughness(0.0)
 
 
-def test_figures_on_a_case_worked_by_hand():
-    loads = np.array([[[4.0, 2.0, 1.0, 1.0]], [[1.0, 1.0, 2.0, 4.0]]])
-    assert figures.imbalance(loads).tolist() == [[1.0], [1.0]]
-    assert figures.unit_imbalance(loads, 2).tolist() == [[0.5], [0.5]]
-    assert figures.sorted_relative(loads)[0, 0].tolist() == [2.0, 1.0, 0.5, 0.5]
-    assert figures.hottest_share(loads, 0.25).tolist() == [[0.5], [0.5]]
-    differences = np.abs(loads[0, 0][:, None] - loads[0, 0])
-    assert figures.gini(loads)[0, 0] == pytest.approx(differences.mean() / 2 / loads[0, 0].mean())
-    assert figures.hill(loads, 0.5)[0, 0] == pytest.approx(2 / (np.log(4) + np.log(2)))
-    assert figures.correlation(loads[0], loads[0]) == pytest.approx(1)
-    assert figures.over_poisson(loads)[0] == pytest.approx((9 + 1 + 1 + 9) / 16)
-
-
 @pytest.mark.parametrize(
     ("changes", "says"),
     [
@@ -238,15 +197,6 @@ def test_command_writes(tmp_path):
     assert main(["--output", str(path), "--preset", "tiny", "--seed", "5"]) == 0
     assert read_trace(path).header.seed == 5
     assert np.array_equal(read_trace(path).loads, generate(replace(TINY, seed=5)).loads)
-
-
-def test_calibration_command_reports(tmp_path, capsys):
-    assert calibrate(["--trace", str(EMBEDDED)]) == 0
-    assert " 0 out" in capsys.readouterr().out
-    assert calibrate(["--preset", "stationary"]) == 1
-    assert "OUT OF BOUNDS" in capsys.readouterr().out
-    with pytest.raises(UserError, match="does not exist"):
-        calibrate(["--trace", str(tmp_path / "none.json")])
 
 
 def test_command_needs_somewhere_to_write():
