@@ -11,9 +11,9 @@ import sys
 from pathlib import Path
 
 from eplb.common import DONE, exit_on_user_error
-from eplb.engines.generate import generate
-from eplb.engines.planning import DEFAULT_PROGRAM
 from eplb.engines.registry import WRITTEN
+from eplb.planning.generate import generate
+from eplb.planning.planner import DEFAULT_PROGRAM
 from eplb.throughput.profile import add_arguments
 
 

@@ -13,7 +13,7 @@ from tqdm import tqdm
 
 from eplb.common import DONE, exit_on_user_error, positive_int
 from eplb.engines.advice_report import make
-from eplb.engines.planning import DEFAULT_PROGRAM
+from eplb.planning.planner import DEFAULT_PROGRAM
 from eplb.throughput.profile import add_arguments
 
 

@@ -11,7 +11,7 @@ import sys
 from pathlib import Path
 
 from eplb.common import DONE, exit_on_user_error
-from eplb.engines.report import report
+from eplb.planning.report import report
 from eplb.throughput.profile import add_arguments
 
 

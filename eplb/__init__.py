@@ -8,7 +8,8 @@
     evolution        runs ShinkaEvolve on the balancer: models, progress, resuming, confirmation
     proposer         proposes programs without a language model
     report           a page about a run
-    engines          serving engines' statistics in, placement files out
+    engines          serving engines' files in and out, and the plug-in for vLLM
+    planning         plans placements from recordings, measures them, and says what to deploy
     bench            compares programs, and measures this project itself
 
 `tests/test_walls.py` keeps the arrows one way.

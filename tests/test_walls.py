@@ -19,9 +19,10 @@ MAY_IMPORT = {
     "evolution": GROUND | {"evaluation", "sandbox"},
     "proposer": {"common"},
     "report": {"common", "evolution.rundb"},
-    "engines": GROUND | {"sandbox", "evaluation", "throughput"},
+    "engines": GROUND | {"sandbox", "evaluation", "throughput", "planning"},
+    "planning": GROUND | {"sandbox", "evaluation", "throughput", "engines"},
     "bench": GROUND
-    | {"sandbox", "workload_model", "throughput", "evaluation", "proposer", "engines"},
+    | {"sandbox", "workload_model", "throughput", "evaluation", "proposer", "engines", "planning"},
 }
 
 

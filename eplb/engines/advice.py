@@ -17,10 +17,10 @@ import numpy as np
 from eplb.common import UserError
 from eplb.engines.model import ExpertStatistics
 from eplb.engines.moves import economical, relabel
-from eplb.engines.planning import check_sizes
 from eplb.evaluation.measure import ProgramRun, run_program
 from eplb.loads import balancedness, migrated_experts
 from eplb.placement import Deployment, ExpertPlacement
+from eplb.planning.planner import check_sizes
 from eplb.sandbox.runner import Refused, Sandbox
 from eplb.throughput.dispatch import gpu_loads
 from eplb.throughput.profile import Serving

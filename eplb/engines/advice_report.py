@@ -15,11 +15,12 @@ from textwrap import fill
 import numpy as np
 
 from eplb.common import UserError, project_file, replacing
-from eplb.engines import advice, planning, registry
+from eplb.engines import advice, registry
 from eplb.engines.advice import Past, Trial
-from eplb.engines.load_table import check_plot
 from eplb.engines.model import ExpertStatistics
 from eplb.engines.reading import spans
+from eplb.planning import planner
+from eplb.planning.load_table import check_plot
 from eplb.sandbox.runner import Sandbox
 from eplb.throughput.dispatch import RULES
 from eplb.throughput.profile import Serving
@@ -51,10 +52,10 @@ def make(
     first = recorded[0]
     pasts = _pasts(files, recorded)
     serving = Serving.of(hardware, dispatch, first.top_k)
-    program = program_path or project_file(planning.DEFAULT_PROGRAM)
+    program = program_path or project_file(planner.DEFAULT_PROGRAM)
     steps = steps_per_iteration or first.steps_per_iteration or 1
     groups = num_groups or first.num_groups or 1
-    with Sandbox(planning.TIMEOUT, tuple(files)) as sandbox:
+    with Sandbox(planner.TIMEOUT, tuple(files)) as sandbox:
         trials, runs = advice.advise(
             pasts,
             list(dict.fromkeys(ep_size)),

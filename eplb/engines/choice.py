@@ -1,59 +1,88 @@
 """Which of several placements to keep: the one that balances given loads best.
 
-A program may plan worse than the greedy rule of the engines, so that rule's plan stands beside it
-wherever a program's is deployed.
+A program may plan worse than the engines' greedy rules, so their plans stand beside it wherever a
+program's is deployed: DeepSeek's two, over all experts and, where the groups spread over several
+nodes, with each group on one node.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 
 from eplb import reference
-from eplb.engines.load_table import LoadTable, tabulate
-from eplb.placement import Deployment, ExpertPlacement
+from eplb.loads import balancedness, gpu_loads
+from eplb.placement import Deployment, ExpertPlacement, node_locality
 
-GREEDY = "greedy"
+GREEDY, BY_NODES = "greedy", "greedy by nodes"
 
 
 @dataclass(frozen=True)
 class Choice:
-    """Placements measured on the same loads. ``kept`` names the best, of equals the first.
+    """Placements measured on the same loads.
 
-    best: the one that is kept, as it was measured
+    kept: the name of the one to deploy; plans, balancedness: of each by its name
     """
 
     kept: str
-    tables: dict[str, LoadTable]
-    best: ExpertPlacement
+    plans: dict[str, ExpertPlacement]
+    balancedness: dict[str, float]
+
+    @property
+    def best(self) -> ExpertPlacement:
+        return self.plans[self.kept]
 
     def __str__(self) -> str:
-        ranked = sorted(self.tables.items(), key=lambda item: -item[1].balancedness)
-        (best, *others), gain = [name for name, _ in ranked], ""
-        if others:
-            by = ranked[0][1].balancedness - ranked[1][1].balancedness
-            gain = f", {by:.4f} of balancedness above {others[0]}"
-        return f"kept {best}{gain}"
+        others = {name: value for name, value in self.balancedness.items() if name != self.kept}
+        if not others:
+            return f"kept {self.kept}"
+        rival = max(others, key=others.__getitem__)
+        by = self.balancedness[self.kept] - others[rival]
+        if by < 0:
+            words = f"which has each group of experts on one node, {-by:.4f} of balancedness below"
+            return f"kept {self.kept}, {words} {rival}, which has not"
+        return f"kept {self.kept}, {by:.4f} of balancedness above {rival}"
 
 
-def choose(
-    plans: dict[str, ExpertPlacement],
-    loads: np.ndarray,
-    num_gpus: int,
-    layers: tuple[int, ...] | None = None,
-) -> Choice:
+def choose(plans: dict[str, ExpertPlacement], loads: np.ndarray, deployment: Deployment) -> Choice:
     """Measure every plan on ``loads`` [iterations, layers, experts] and keep the best.
 
-    layers: the layers' numbers, for the tables
+    Of equals it is the first. Where the first plan has every group of experts on one node, only
+    such plans are kept: balance is not all that a plan by nodes is for.
     """
-    numbers = tuple(range(loads.shape[1])) if layers is None else layers
-    tables = {name: tabulate(numbers, loads, plan, num_gpus) for name, plan in plans.items()}
-    kept = max(tables, key=lambda name: tables[name].balancedness)
-    return Choice(kept, tables, plans[kept])
+    live = loads.any(axis=(0, 2))
+
+    def is_by_nodes(plan: ExpertPlacement) -> bool:
+        rows = plan.phy2log[live]
+        return _has_nodes(deployment) and node_locality(rows, plan.num_experts, deployment) == 1
+
+    scores = {
+        name: float(np.nanmean(balancedness(gpu_loads(loads, plan, deployment.num_gpus))))
+        for name, plan in plans.items()
+    }
+    first, *_ = plans.values()
+    fits = [name for name, plan in plans.items() if is_by_nodes(plan) or not is_by_nodes(first)]
+    return Choice(max(fits, key=scores.__getitem__), plans, scores)
+
+
+def greedy_rules(deployment: Deployment) -> dict[str, Callable[[np.ndarray], ExpertPlacement]]:
+    """The engines' rules that ``deployment`` allows, each from load [layers, experts], by name."""
+    rules = {GREEDY: partial(place_greedily, deployment=deployment)}
+    if _has_nodes(deployment):
+        rules[BY_NODES] = lambda load: ExpertPlacement.from_phy2log(
+            reference.place_by_node(load, deployment), load.shape[1]
+        )
+    return rules
 
 
 def place_greedily(load: np.ndarray, deployment: Deployment) -> ExpertPlacement:
     """The engines' rule on ``load`` [layers, experts]: `eplb.reference.place` as a placement."""
     slots = reference.place(load, deployment.num_replicas, deployment.num_gpus)
     return ExpertPlacement.from_phy2log(slots, load.shape[1])
+
+
+def _has_nodes(deployment: Deployment) -> bool:
+    return deployment.num_nodes > 1 and deployment.can_be_node_local

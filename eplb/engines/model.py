@@ -2,7 +2,7 @@
 
 Covered: the two in-memory forms, and how layers are numbered. Not covered: any file format (one
 module per engine), checks of files' content (`eplb.engines.reading`), matching one form with the
-other (`eplb.engines.matching`) and planning (`eplb.engines.planning`).
+other (`eplb.planning.matching`) and planning (`eplb.planning.planner`).
 """
 
 from __future__ import annotations

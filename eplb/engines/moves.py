@@ -13,10 +13,10 @@ import numpy as np
 from scipy.optimize import linear_sum_assignment
 
 from eplb.common import UserError
-from eplb.engines.matching import align, without_shared
 from eplb.engines.model import EnginePlacement, ExpertStatistics
 from eplb.loads import fetched_experts
 from eplb.placement import Deployment, ExpertPlacement, node_locality
+from eplb.planning.matching import align, without_shared
 from eplb.throughput.profile import Profile, Serving
 from eplb.throughput.worth import fetching_seconds, layer_seconds
 

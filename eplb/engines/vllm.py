@@ -20,6 +20,7 @@ import logging
 import os
 from collections import Counter
 from collections.abc import Callable
+from dataclasses import astuple
 from pathlib import Path
 
 import numpy as np
@@ -27,10 +28,10 @@ import torch
 
 from eplb.common import UserError
 from eplb.engines import registry
-from eplb.engines.choice import GREEDY, choose, place_greedily
+from eplb.engines.choice import choose, greedy_rules
 from eplb.engines.model import EnginePlacement
 from eplb.engines.vllm_recorder import Recorder, is_window
-from eplb.placement import Deployment, node_locality, validate
+from eplb.placement import Deployment, validate
 
 PROGRAM, PLACEMENT, RECORD = "EPLB_VLLM_PROGRAM", "EPLB_VLLM_PLACEMENT", "EPLB_VLLM_RECORD"
 
@@ -120,8 +121,7 @@ class Program:
 
     def plan(self, load: np.ndarray, deployment: Deployment) -> np.ndarray:
         """The program's answer, or the greedy rule's where that balances ``load`` better."""
-        slots, gpus = deployment.num_replicas, deployment.num_gpus
-        sizes = (slots, deployment.num_groups, deployment.num_nodes, gpus)
+        sizes = astuple(deployment)
         model = load.shape if is_window(load) else None
         if model not in self._copies:
             self._copies[model] = load_program(self._path)
@@ -133,15 +133,13 @@ class Program:
             num_experts=experts,
             deployment=deployment,
         )
-        # The greedy rule knows no nodes, and balance is not all that a plan by nodes is for.
-        by_nodes = deployment.num_nodes > 1 and deployment.can_be_node_local
-        by_nodes = by_nodes and node_locality(planned.phy2log, experts, deployment) == 1
-        if model is None or by_nodes:
+        if model is None:
             return planned.phy2log
-        plans = {self._path.name: planned, GREEDY: place_greedily(load, deployment)}
-        choice = choose(plans, load[None], gpus)
+        plans = {self._path.name: planned}
+        plans |= {name: rule(load) for name, rule in greedy_rules(deployment).items()}
+        choice = choose(plans, load[None], deployment)
         logger.info("model of %d layers: %s on the window", layers, choice)
-        return plans[choice.kept].phy2log
+        return choice.best.phy2log
 
 
 def load_program(path: Path) -> Callable:

@@ -17,10 +17,10 @@ from hypothesis import given, settings
 from eplb import loadstats
 from eplb.common import UserError, project_file
 from eplb.engines import registry, vllm_41141, vllm_49572
-from eplb.engines.generate import generate
-from eplb.engines.report import report
 from eplb.loads import balancedness, gpu_loads
 from eplb.placement import Deployment, ExpertPlacement
+from eplb.planning.generate import generate
+from eplb.planning.report import report
 from tests.engines.samples import placements, statistics
 from tests.strategies import random_loads, random_phy2log, seeds
 

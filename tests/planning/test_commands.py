@@ -14,13 +14,14 @@ import yaml
 
 from eplb import trace as traces
 from eplb.common import UserError
-from eplb.engines import planning, registry
+from eplb.engines import registry
 from eplb.engines.choice import place_greedily
-from eplb.engines.generate import generate
-from eplb.engines.load_table import tabulate
-from eplb.engines.matching import align
-from eplb.engines.report import report
 from eplb.placement import Deployment
+from eplb.planning import planner
+from eplb.planning.generate import generate
+from eplb.planning.load_table import tabulate
+from eplb.planning.matching import align
+from eplb.planning.report import report
 from eplb.sandbox.runner import Run
 from eplb.workload_model import WorkloadModel
 from eplb.workload_model import generate as make_trace
@@ -90,7 +91,7 @@ def no_sandbox(monkeypatch):
             placements = [place_greedily(window, deployment) for window in windows]
             return Run(placements, np.zeros(len(windows)))
 
-    monkeypatch.setattr(planning, "Sandbox", EngineRule)
+    monkeypatch.setattr(planner, "Sandbox", EngineRule)
 
 
 def generated(recording: Path, output: Path, **options) -> tuple[str, list[str]]:

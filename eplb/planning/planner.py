@@ -1,25 +1,26 @@
 """From recorded statistics to a placement that is no worse than the engines' own rule.
 
 Covered: sizes, planning with a program in the sandbox and with the greedy rule, and which plan is
-kept. Not covered: what programs are shown (`eplb.engines.expected`), measuring
-(`eplb.engines.choice`) and files (the engines' modules).
+kept. Not covered: what programs are shown (`eplb.planning.expected`), measuring
+(`eplb.engines.choice`) and files (`eplb.engines`).
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 
 from eplb.common import UserError
-from eplb.engines.choice import GREEDY, Choice, choose, place_greedily
-from eplb.engines.expected import expected_load, windows_to_show
+from eplb.engines.choice import Choice, choose, greedy_rules
 from eplb.engines.model import EnginePlacement, ExpertStatistics
-from eplb.engines.one_replica import part_replicas
 from eplb.evaluation.measure import run_program
 from eplb.loads import experts_in_order
 from eplb.placement import Deployment, ExpertPlacement
+from eplb.planning.expected import expected_load, windows_to_show
+from eplb.planning.one_replica import part_replicas
 from eplb.sandbox.runner import Refused, Sandbox
 
 DEFAULT_PROGRAM = "programs/balanced.py"
@@ -93,24 +94,17 @@ def plan(
             f"--validate {validate_share:g} leaves a side without tokens; choose another"
         )
 
-    def greedy(load: np.ndarray) -> np.ndarray:
-        return place_greedily(load, deployment).phy2log
-
     with Sandbox(TIMEOUT, hidden) as sandbox:
-        planners: dict[str, Planner] = {
-            program.name: lambda loads: _by_program(sandbox, program, loads, deployment),
-            f"{GREEDY}, recent load": lambda loads: greedy(expected_load(loads)),
-            f"{GREEDY}, plain sum": lambda loads: greedy(loads.sum(axis=0)),
-        }
+        planners = _planners(sandbox, program, deployment)
 
         def made(name: str, iterations: ExpertStatistics) -> ExpertPlacement:
             slots = _place(planners[name], iterations.loads, deployment, one_replica_per_gpu)
             return ExpertPlacement.from_phy2log(slots, iterations.num_experts)
 
         plans = {name: made(name, known) for name in planners}
-        choice = choose(plans, held_out.loads, deployment.num_gpus, held_out.layers)
+        choice = choose(plans, held_out.loads, deployment)
         is_final = validate_share is not None or known is held_out
-        best = plans[choice.kept] if is_final else made(choice.kept, statistics)
+        best = choice.best if is_final else made(choice.kept, statistics)
     placement = EnginePlacement(
         phy2log=best.phy2log,
         layers=statistics.layers,
@@ -120,6 +114,15 @@ def plan(
         moe_layers_only=statistics.moe_layers_only,
     )
     return placement, choice, held_out
+
+
+def _planners(sandbox: Sandbox, program: Path, deployment: Deployment) -> dict[str, Planner]:
+    """By name, the program first."""
+    found: dict[str, Planner] = {program.name: partial(_by_program, sandbox, program, deployment)}
+    for name, rule in greedy_rules(deployment).items():
+        found[f"{name}, recent load"] = partial(_by_rule, rule, expected_load)
+        found[f"{name}, plain sum"] = partial(_by_rule, rule, partial(np.sum, axis=0))
+    return found
 
 
 def _place(
@@ -136,8 +139,12 @@ def _place(
     return slots
 
 
+def _by_rule(rule: Callable, load_of: Callable, loads: np.ndarray) -> np.ndarray:
+    return rule(load_of(loads)).phy2log
+
+
 def _by_program(
-    sandbox: Sandbox, program: Path, loads: np.ndarray, deployment: Deployment
+    sandbox: Sandbox, program: Path, deployment: Deployment, loads: np.ndarray
 ) -> np.ndarray:
     """The checked answer to the last of the windows that the program is shown."""
     try:

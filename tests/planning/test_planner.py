@@ -10,14 +10,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from eplb.common import UserError, project_file
-from eplb.engines import planning
-from eplb.engines.choice import choose, place_greedily
-from eplb.engines.expected import WINDOWS, expected_load, windows_to_show
-from eplb.engines.matching import align, without_shared
+from eplb.engines.choice import choose, greedy_rules, place_greedily
 from eplb.engines.model import EnginePlacement
-from eplb.engines.one_replica import part_replicas
 from eplb.loads import experts_in_order, gpu_loads
-from eplb.placement import Deployment, ExpertPlacement
+from eplb.placement import Deployment, ExpertPlacement, node_locality
+from eplb.planning import planner
+from eplb.planning.expected import WINDOWS, expected_load, windows_to_show
+from eplb.planning.matching import align, without_shared
+from eplb.planning.one_replica import part_replicas
 from tests.engines.samples import statistics
 from tests.strategies import random_loads, random_phy2log, seeds
 
@@ -28,14 +28,14 @@ def test_sizes_name_the_nearest_that_work():
     with pytest.raises(
         UserError, match="num_slots 321 is not a multiple of ep_size 8.* 320 or 328"
     ):
-        planning.check_sizes(256, 321, 8, 1, 1)
+        planner.check_sizes(256, 321, 8, 1, 1)
     with pytest.raises(UserError, match="num_slots 200 is fewer than the 256 experts.* 256"):
-        planning.check_sizes(256, 200, 8, 1, 1)
+        planner.check_sizes(256, 200, 8, 1, 1)
     with pytest.raises(UserError, match="num_slots 257 is not a multiple of ep_size 12.* 264"):
-        planning.check_sizes(257, 257, 12, 1, 1)
+        planner.check_sizes(257, 257, 12, 1, 1)
     with pytest.raises(UserError, match="ep_size 8 is not a multiple of num_nodes 3"):
-        planning.check_sizes(256, 320, 8, 1, 3)
-    assert planning.check_sizes(256, 320, 8, 8, 2) == Deployment(320, 8, 2, 8)
+        planner.check_sizes(256, 320, 8, 1, 3)
+    assert planner.check_sizes(256, 320, 8, 8, 2) == Deployment(320, 8, 2, 8)
 
 
 def test_steady_traffic_is_summed_and_drifting_traffic_forgotten():
@@ -114,19 +114,19 @@ def test_excess_replicas_go_to_the_hottest_and_exchanges_keep_gpus_cool():
 
 
 def test_split_keeps_order_and_numbers():
-    known, held_out = planning.split(statistics(iterations=20), 0.2)
+    known, held_out = planner.split(statistics(iterations=20), 0.2)
     assert (known.iterations, held_out.iterations) == (range(100, 116), range(116, 120))
-    assert planning.split(statistics(iterations=20), None)[1].iterations == range(116, 120)
+    assert planner.split(statistics(iterations=20), None)[1].iterations == range(116, 120)
     everything = statistics(iterations=9)
-    assert planning.split(everything, None) == (everything, everything)
+    assert planner.split(everything, None) == (everything, everything)
     idle = statistics(iterations=20)
     idle.loads[16:] = 0
-    assert planning.split(idle, None) == (idle, idle)
+    assert planner.split(idle, None) == (idle, idle)
     with pytest.raises(UserError, match="--validate 0.1 leaves a side without tokens"):
-        planning.plan(idle, Deployment(16, 1, 1, 4), Path("nowhere.py"), validate_share=0.1)
+        planner.plan(idle, Deployment(16, 1, 1, 4), Path("nowhere.py"), validate_share=0.1)
     for share in (0, 1, -0.5, 0.01):
         with pytest.raises(UserError, match="--validate"):
-            planning.split(statistics(iterations=20), share)
+            planner.split(statistics(iterations=20), share)
 
 
 def program(tmp_path: Path, body: str) -> Path:
@@ -148,16 +148,16 @@ def test_programs_that_break_the_contract_are_refused_in_a_line(tmp_path):
     )
     deployment = Deployment(20, 1, 1, 4)
     with pytest.raises(UserError, match="program.py gives no placement: .*logcnt has shape"):
-        planning.plan(statistics(), deployment, faulty)
+        planner.plan(statistics(), deployment, faulty)
     with pytest.raises(UserError, match="program.py gives no placement: .*no idea"):
-        planning.plan(statistics(layers=(3,)), deployment, faulty)
+        planner.plan(statistics(layers=(3,)), deployment, faulty)
     with pytest.raises(UserError, match="nowhere.py"):
-        planning.plan(statistics(), deployment, tmp_path / "nowhere.py")
+        planner.plan(statistics(), deployment, tmp_path / "nowhere.py")
 
 
 def test_the_seed_program_plans_and_keeps_the_layers():
     recorded, deployment = statistics(layers=(3, 7, 9)), Deployment(20, 1, 1, 4)
-    placement, _, _ = planning.plan(recorded, deployment, project_file("initial.py"))
+    placement, _, _ = planner.plan(recorded, deployment, project_file("initial.py"))
     assert (placement.layers, placement.num_gpus) == ((3, 7, 9), 4)
     placed, _ = align(placement, recorded, "it")
     before = experts_in_order(3, 16, 16)
@@ -216,13 +216,12 @@ def test_a_placement_of_another_model_is_named(placement, message):
 def test_the_better_plan_is_kept_with_its_figures():
     """Heavy experts 0 and 1 on one GPU are worse than apart."""
     loads = np.array([[[9, 9, 1, 1]], [[0, 0, 0, 0]]])
+    two = Deployment(4, 1, 1, 2)
     together = ExpertPlacement.from_phy2log(np.array([[0, 1, 2, 3]]), 4)
-    choice = choose(
-        {"bad": together, "greedy": place_greedily(loads[0], Deployment(4, 1, 1, 2))}, loads, 2
-    )
+    choice = choose({"bad": together, "greedy": place_greedily(loads[0], two)}, loads, two)
     assert choice.kept == "greedy"
     assert str(choice) == "kept greedy, 0.4444 of balancedness above bad"
-    assert choose({"one": together, "two": together}, loads, 2).kept == "one"
+    assert choose({"one": together, "two": together}, loads, two).kept == "one"
 
 
 def in_order_program(tmp_path: Path) -> Path:
@@ -239,11 +238,11 @@ def in_order_program(tmp_path: Path) -> Path:
 def test_no_plan_is_worse_than_the_greedy_rule(tmp_path):
     """Without spare slots, with a program that does nothing, on the file's own terms."""
     recorded, deployment = statistics(iterations=40), Deployment(16, 1, 1, 4)
-    placement, choice, held_out = planning.plan(recorded, deployment, in_order_program(tmp_path))
+    placement, choice, held_out = planner.plan(recorded, deployment, in_order_program(tmp_path))
     assert choice.kept.startswith("greedy") and held_out.iterations == range(132, 140)
     greedy = place_greedily(recorded.loads.sum(axis=0), deployment)
     assert np.array_equal(placement.phy2log, greedy.phy2log)
-    validated, _, _ = planning.plan(
+    validated, _, _ = planner.plan(
         recorded, deployment, in_order_program(tmp_path), validate_share=0.5
     )
     early = place_greedily(recorded.loads[:20].sum(axis=0), deployment)
@@ -254,8 +253,31 @@ def test_layers_without_tokens_keep_experts_in_order(tmp_path):
     """The program sees none of them: many divide by a layer's load."""
     recorded = statistics(layers=(3, 4, 5))
     recorded.loads[:, 1] = 0
-    placement, _, _ = planning.plan(
+    placement, _, _ = planner.plan(
         recorded, Deployment(16, 1, 1, 4), in_order_program(tmp_path), one_replica_per_gpu=True
     )
     assert placement.phy2log[1].tolist() == list(range(16))
     assert placement.phy2log[0].tolist() != list(range(16))
+
+
+def test_a_plan_by_nodes_gives_way_to_plans_by_nodes_alone():
+    """Also where it balances worse than the rule over all experts, and the words say so."""
+    recorded, deployment = statistics(layers=(3, 4), seed=5), Deployment(24, 4, 2, 8)
+    recorded.loads[:, :, :8] *= 5
+    by_nodes = project_file("programs/node_local.py")
+    placement, choice, _ = planner.plan(recorded, deployment, by_nodes)
+    assert node_locality(placement.phy2log, 16, deployment) == 1
+    scores = choice.balancedness
+    assert scores[choice.kept] < scores["greedy, recent load"]
+    assert "which has each group of experts on one node" in str(choice)
+    assert "below greedy, " in str(choice)
+
+
+def test_a_program_by_nodes_is_measured_against_the_rule_by_nodes():
+    """Experts in order are by nodes, and so is what replaces them."""
+    load, deployment = np.array([[9, 8, 1, 1, 9, 1, 1, 1]]), Deployment(8, 4, 2, 4)
+    rules = greedy_rules(deployment)
+    assert list(greedy_rules(Deployment(8, 4, 1, 4))) == ["greedy"]
+    plans = {"idle": experts_in_order(1, 8, 8)} | {name: rule(load) for name, rule in rules.items()}
+    choice = choose(plans, load[None], deployment)
+    assert choice.kept == "greedy by nodes" and choice.balancedness["idle"] < 1

@@ -9,15 +9,16 @@ from pathlib import Path
 from textwrap import fill
 
 from eplb.common import UserError, check_writable, project_file
-from eplb.engines import planning, registry
+from eplb.engines import registry
 from eplb.engines.choice import Choice
 from eplb.engines.format import Format
-from eplb.engines.load_table import compare, tabulate
 from eplb.engines.model import EnginePlacement, ExpertStatistics
 from eplb.engines.moves import from_current
 from eplb.engines.reading import spans
 from eplb.loads import experts_in_order
 from eplb.placement import Deployment
+from eplb.planning import planner
+from eplb.planning.load_table import compare, tabulate
 from eplb.throughput.profile import DEFAULT, Serving
 
 
@@ -89,9 +90,9 @@ def _plan(
 ) -> tuple[EnginePlacement, str]:
     """The placement to write, and its figures."""
     plan = partial(
-        planning.plan,
+        planner.plan,
         deployment=deployment,
-        program=request.program_path or project_file(planning.DEFAULT_PROGRAM),
+        program=request.program_path or project_file(planner.DEFAULT_PROGRAM),
         one_replica_per_gpu=target.one_replica_per_gpu,
         hidden=(request.expert_statistic_path,),
     )
@@ -102,7 +103,7 @@ def _plan(
         return placement, figures
     if share is not None:
         # The held-out iterations judge a plan that nobody has seen them for, moves included.
-        _, choice, held_out = plan(planning.split(statistics, share)[0])
+        _, choice, held_out = plan(planner.split(statistics, share)[0])
     placement, moved = from_current(
         registry.read_placement(request.current),
         str(request.current),
@@ -122,7 +123,7 @@ def _deployment(statistics: ExpertStatistics) -> Deployment:
         raise UserError("the statistics do not tell the number of ranks; give --ep_size")
     slots = statistics.num_slots or experts
     groups, nodes = statistics.num_groups or 1, statistics.num_nodes or 1
-    return planning.check_sizes(experts, slots, ranks, groups, nodes)
+    return planner.check_sizes(experts, slots, ranks, groups, nodes)
 
 
 def _figures(
@@ -134,16 +135,18 @@ def _figures(
 ) -> str:
     """The plans' figures on what they were measured on."""
     shape = (len(held_out.layers), statistics.num_experts, deployment.num_replicas)
-    before = tabulate(
-        held_out.layers, held_out.loads, experts_in_order(*shape), deployment.num_gpus
-    )
+    plans = {"experts in order": experts_in_order(*shape)} | choice.plans
+    tables = {
+        name: tabulate(held_out.layers, held_out.loads, plan, deployment.num_gpus)
+        for name, plan in plans.items()
+    }
     used, measured = spans([*statistics.iterations]), spans([*held_out.iterations])
     lines = [
         f"{len(statistics.layers)} layers of {statistics.num_experts} experts on "
         f"{deployment.num_replicas} slots of {deployment.num_gpus} ranks, iterations {used}",
         "",
-        compare({"experts in order": before} | choice.tables),
-        f"{choice}",
+        compare(tables),
+        fill(f"{choice}", 80),
     ]
     if held_out is statistics:
         lines.append("measured on what was planned on, for want of iterations to hold out")

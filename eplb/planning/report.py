@@ -8,12 +8,13 @@ from pathlib import Path
 import numpy as np
 
 from eplb.common import UserError
-from eplb.engines import load_table, registry
-from eplb.engines.matching import align, without_shared
+from eplb.engines import registry
 from eplb.engines.model import EnginePlacement, ExpertStatistics
-from eplb.engines.planning import split
 from eplb.loads import experts_in_order
 from eplb.placement import Deployment, ExpertPlacement
+from eplb.planning import load_table
+from eplb.planning.matching import align, without_shared
+from eplb.planning.planner import split
 from eplb.throughput.profile import DEFAULT, Serving
 from eplb.throughput.worth import worth
 

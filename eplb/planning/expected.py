@@ -1,6 +1,6 @@
 """The load to plan on: what a recording says of the traffic to come, and how programs are shown it.
 
-Not covered: planning itself (`eplb.engines.planning`).
+Not covered: planning itself (`eplb.planning.planner`).
 """
 
 from __future__ import annotations

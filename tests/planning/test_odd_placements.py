@@ -1,6 +1,6 @@
 """Placement files as people have them, beside the counts that they belong to.
 
-Run: python -m pytest tests/engines/test_odd_placements.py
+Run: python -m pytest tests/planning/test_odd_placements.py
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import pytest
 
 from eplb.common import UserError
 from eplb.engines import registry
-from eplb.engines.report import report
+from eplb.planning.report import report
 from tests.engines.test_odd_files import ROWS
 
 

@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given, settings
 
 from eplb.common import UserError
-from eplb.engines import load_table
 from eplb.placement import ExpertPlacement
+from eplb.planning import load_table
 from tests.strategies import random_loads, random_phy2log, seeds
 
 few = settings(max_examples=25, deadline=None)

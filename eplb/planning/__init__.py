@@ -1,0 +1,1 @@
+"""Placements planned from recorded statistics, measured, and told: what the commands do."""
