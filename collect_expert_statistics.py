@@ -13,12 +13,12 @@ import os
 import sys
 from pathlib import Path
 
-from eplb.common import DONE, UserError, exit_on_user_error
+from eplb.common import DONE, ArgumentParser, UserError, exit_on_user_error
 from eplb.engines import collect, tensorrt_llm
 
 
 def parse_arguments() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
+    parser = ArgumentParser(
         description="Writes to the folder EXPERT_STATISTIC_PATH, for the iterations "
         "EXPERT_STATISTIC_ITER_RANGE (100-200 is 100 to 199; unset is all)."
     )

@@ -10,8 +10,6 @@ import argparse
 import json
 import shlex
 import sys
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +22,7 @@ from eplb.common import (
     path_argument,
     positive_int,
     positive_seconds,
+    progress_bar,
     project_file,
 )
 from eplb.evaluation.measure import Settings, evaluate
@@ -91,19 +90,6 @@ def results_dir_of(arguments: list[str]) -> Path | None:
         return only.parse_known_args(arguments)[0].results_dir
     except argparse.ArgumentError:
         return None
-
-
-@contextmanager
-def progress_bar(doing: str) -> Iterator[Callable[[float], None]]:
-    """Yield a function that takes the share done; it draws on a terminal and else does nothing."""
-    if not sys.stderr.isatty():
-        yield lambda share: None
-        return
-    from tqdm import tqdm
-
-    shape = "{desc} {percentage:3.0f}% |{bar}| {elapsed}"
-    with tqdm(total=1.0, desc=doing, bar_format=shape, leave=False) as bar:
-        yield lambda share: bar.update(share - bar.n)
 
 
 def fresh(args: argparse.Namespace, known: float) -> dict[str, Any]:

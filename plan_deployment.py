@@ -9,16 +9,14 @@ import argparse
 import sys
 from pathlib import Path
 
-from tqdm import tqdm
-
-from eplb.common import DONE, exit_on_user_error, positive_int
+from eplb.common import DONE, ArgumentParser, exit_on_user_error, positive_int, progress_bar
 from eplb.engines.advice_report import make
 from eplb.planning.planner import DEFAULT_PROGRAM
 from eplb.throughput.profile import add_arguments
 
 
 def parse_arguments() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
+    parser = ArgumentParser(
         description="Try out on a recording what a deployment gains from spare slots and from "
         "rebalancing: planned on the past, judged on held-out iterations."
     )
@@ -57,9 +55,8 @@ def parse_arguments() -> argparse.Namespace:
 
 def main() -> int:
     arguments = parse_arguments()
-    shape = "{desc} {percentage:3.0f}% |{bar}| {elapsed}"
-    with tqdm(total=1.0, desc="trying out", bar_format=shape, leave=False, disable=None) as bar:
-        text, warnings = make(**vars(arguments), progress=lambda share: bar.update(share - bar.n))
+    with progress_bar("trying out") as progress:
+        text, warnings = make(**vars(arguments), progress=progress)
     for warning in warnings:
         print(f"warning: {warning}", file=sys.stderr)
     print(text)

@@ -14,3 +14,10 @@
 
 `tests/test_walls.py` keeps the arrows one way.
 """
+
+import sys
+
+from eplb import common
+
+# Here, since every command imports this first.
+sys.excepthook = common.tell_missing_packages

@@ -35,31 +35,69 @@ class ArgumentParser(argparse.ArgumentParser):
     def error(self, message: str):
         raise UserError(f"{message}; see {self.prog} --help")
 
+    def print_help(self, file=None):
+        # argparse goes on where the help cannot be written.
+        print(self.format_help(), end="", file=file)
+
 
 def exit_on_user_error(main: Callable[[], int]) -> None:
     """Run a command's ``main`` and leave with its status; a `UserError` becomes one line and 2."""
     try:
-        status = main()
+        try:
+            status = main()
+        except SystemExit as left:  # --help
+            status = left.code
         # Here, so that a full disk is told of like anything else.
         sys.stdout.flush()
-        sys.exit(status)
     except UserError as error:
-        print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
-        sys.exit(MISUSED)
+        status = _told(str(error))
     except BrokenPipeError:
-        # The reader of our output went away (`… | head`). Python would complain once more when it
-        # flushes at exit.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        sys.exit(128 + signal.SIGPIPE)
+        # The reader of our output went away (`… | head`).
+        _drop_output()
+        status = 128 + signal.SIGPIPE
     except OSError as error:
-        if error.errno != errno.ENOSPC:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
             raise
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        print(f"error: cannot write the output: {error.strerror}; make room", file=sys.stderr)
-        sys.exit(MISUSED)
+        _drop_output()
+        status = _told(f"cannot write the output: {error.strerror}; make room")
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
-        sys.exit(128 + signal.SIGINT)
+        status = 128 + signal.SIGINT
+    sys.exit(status)
+
+
+def _told(message: str) -> int:
+    print(f"error: {' '.join(message.split())}", file=sys.stderr)
+    return MISUSED
+
+
+def _drop_output() -> None:
+    """What is still buffered fails once more when Python flushes at exit: let it go nowhere."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+_earlier_hook = sys.excepthook
+
+
+def tell_missing_packages(kind: type, error: BaseException, traceback) -> None:
+    """`sys.excepthook`: a command of this project that lacks a package says how to get it."""
+    command = Path(getattr(sys.modules["__main__"], "__file__", None) or "/").resolve()
+    ours = command.parent == SOURCE_TREE or WHEEL_DATA.parent in command.parents
+    if not ours or not isinstance(error, ModuleNotFoundError) or not error.name:
+        _earlier_hook(kind, error, traceback)
+        return
+    way_out = f"run it with this project's environment, or: pip install -e {SOURCE_TREE}"
+    sys.exit(_told(f"{sys.executable} has no package {error.name}; {way_out}"))
+
+
+@contextmanager
+def progress_bar(doing: str) -> Iterator[Callable[[float], None]]:
+    """Yield a function that takes the share done; it draws on a terminal and else does nothing."""
+    from tqdm import tqdm
+
+    shape = "{desc} {percentage:3.0f}% |{bar}| {elapsed}"
+    with tqdm(total=1.0, desc=doing, bar_format=shape, leave=False, disable=None) as bar:
+        yield lambda share: bar.update(share - bar.n)
 
 
 @contextmanager

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import io
 import subprocess
 import sys
 from pathlib import Path
@@ -17,10 +18,18 @@ from eplb.common import (
     plot_argument,
     positive_int,
     positive_seconds,
+    progress_bar,
     project_file,
 )
 
 RUN = "from eplb.common import *; exit_on_user_error(lambda: print('x' * 10**6) or 0)"
+
+HELP = (
+    "import sys; from eplb.common import *; sys.argv.append('--help'); "
+    "exit_on_user_error(lambda: ArgumentParser().parse_args())"
+)
+ROOT = Path(__file__).parents[1]
+SCRIPTS = [path.name for path in ROOT.glob("*.py") if "exit_on_user_error" in path.read_text()]
 
 
 def run(code, stdout):
@@ -34,7 +43,7 @@ def run(code, stdout):
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="there is no /dev/full here")
-@pytest.mark.parametrize("code", [RUN, RUN.replace("10**6", "1")])
+@pytest.mark.parametrize("code", [RUN, RUN.replace("10**6", "1"), HELP])
 def test_a_full_disk_is_one_line(code):
     with open("/dev/full", "w") as full:
         done = run(code, full)
@@ -84,3 +93,32 @@ def test_outputs_that_cannot_be_written_are_refused_before_the_work(kind, tmp_pa
             kind(str(tmp_path / name))
     assert str(kind(str(tmp_path / "new" / "a.png"))) == str(tmp_path / "new" / "a.png")
     assert sorted(path.name for path in tmp_path.iterdir()) == ["file", "folder.png"]
+
+
+def test_progress_is_drawn_on_a_terminal_only(monkeypatch, capsys):
+    with progress_bar("evaluating") as progress:
+        progress(0.5)
+    assert capsys.readouterr().err == ""
+    terminal = io.StringIO()
+    terminal.isatty = lambda: True
+    monkeypatch.setattr(sys, "stderr", terminal)
+    with progress_bar("evaluating") as progress:
+        progress(0.5)
+        progress(1.0)
+    assert "evaluating" in terminal.getvalue()
+
+
+@pytest.mark.parametrize("command", [*SCRIPTS, "-meplb.report", "-meplb.bench.leaderboard"])
+def test_a_command_without_its_packages_says_how_to_get_them(command):
+    """`python3 evaluate.py` outside of the environment; -S leaves all packages out."""
+    line = [sys.executable, "-S", command, "key=value"]
+    done = subprocess.run(line, cwd=ROOT, capture_output=True, text=True)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert f"pip install -e {ROOT}\n" in done.stderr
+    assert done.stderr.startswith("error: ") and done.stderr.count("\n") == 1
+
+
+def test_other_peoples_tracebacks_stay_as_they_are():
+    done = run("import eplb; import no_such_package", subprocess.DEVNULL)
+    assert done.returncode == 1
+    assert done.stderr.startswith("Traceback")

@@ -12,7 +12,6 @@ SGLang's rows under skewed loads, which do not tell the hottest rank, and dispat
 
 from __future__ import annotations
 
-import argparse
 import io
 import json
 import tempfile
@@ -24,7 +23,7 @@ from pathlib import Path
 import numpy as np
 
 from eplb.bench.published.releases import Release, download
-from eplb.common import DONE, UserError, exit_on_user_error, write_text
+from eplb.common import DONE, ArgumentParser, UserError, exit_on_user_error, write_text
 from eplb.throughput.kernels import Kernel, Regime, kernels
 
 WHEEL = Release(
@@ -200,7 +199,7 @@ def as_json(fitted: dict[str, Kernel]) -> str:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(
+    parser = ArgumentParser(
         prog="python -m eplb.bench.kernels",
         description="Check the constants of the step-time model against the measured tables.",
     )

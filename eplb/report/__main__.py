@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import argparse
 import time
 from pathlib import Path
 
-from eplb.common import DONE, exit_on_user_error, write_text
+from eplb.common import DONE, ArgumentParser, exit_on_user_error, write_text
 from eplb.evolution.rundb import read_run
 from eplb.report.page import render
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(
+    parser = ArgumentParser(
         prog="python -m eplb.report",
         description="Write what an evolution did as one HTML page that needs no network. "
         "The run may still be going on.",

@@ -6,7 +6,6 @@ command as a user does.
 
 from __future__ import annotations
 
-import io
 import json
 import subprocess
 import sys
@@ -292,19 +291,6 @@ def test_wrong_arguments_and_help_touch_no_folder(tmp_path, monkeypatch):
     )
     assert run_as_user("--help", capture_output=True).returncode == 0
     assert list(tmp_path.iterdir()) == []
-
-
-def test_progress_is_drawn_on_a_terminal_only(monkeypatch, capsys):
-    with evaluate.progress_bar("evaluating") as progress:
-        progress(0.5)
-    assert capsys.readouterr().err == ""
-    terminal = io.StringIO()
-    terminal.isatty = lambda: True
-    monkeypatch.setattr(sys, "stderr", terminal)
-    with evaluate.progress_bar("evaluating") as progress:
-        progress(0.5)
-        progress(1.0)
-    assert "evaluating" in terminal.getvalue()
 
 
 def test_the_parent_needs_neither_torch_nor_shinka_nor_matplotlib():
