@@ -79,8 +79,7 @@ def evolve(seed: int, generations: int, score: Callable) -> tuple[float, list[st
         program = database.Program(str(generation), code, generation=generation, **score(code))
         program.parent_id = parent and parent.id
         programs.add(program)
-        with contextlib.redirect_stdout(io.StringIO()):
-            programs.check_scheduled_operations()  # which prints every migration
+        programs.check_scheduled_operations()
     return programs.get_best_program().combined_score, names
 
 
@@ -104,7 +103,8 @@ def run(seeds: int, generations: int = 40) -> tuple[dict[str, list[float]], list
 
         for seed in range(seeds):
             for name, switch in tqdm(switches().items(), f"seed {seed}", disable=None):
-                with switch:
+                # ShinkaEvolve prints whatever it draws.
+                with switch, contextlib.redirect_stdout(io.StringIO()):
                     result, names = evolve(seed, generations, score)
                 best[name].append(result)
                 proposals += names * (name == "nothing")
