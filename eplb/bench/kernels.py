@@ -23,12 +23,17 @@ from pathlib import Path
 import numpy as np
 
 from eplb.bench.published.releases import Release, download
-from eplb.common import DONE, ArgumentParser, UserError, exit_on_user_error, write_text
+from eplb.common import (
+    DONE,
+    ArgumentParser,
+    UserError,
+    exit_on_user_error,
+    output_argument,
+    write_text,
+)
 from eplb.throughput.kernels import Kernel, Regime, kernels
 
 WHEEL = Release(
-    package="aiconfigurator-core",
-    version="0.12.0",
     filename="aiconfigurator_core-0.12.0-cp311-abi3-manylinux_2_28_x86_64.whl",
     sha256="aadc4aad0a00bf8a61c477c62bef43de479849c3aa0b1c3078068e08309eccc4",
     licence="Apache-2.0",
@@ -129,47 +134,33 @@ def fit(table: Table) -> Kernel:
 def _fit_regime(table: Table) -> Regime:
     from scipy.optimize import least_squares
 
-    slots, which = np.unique(table.slots, return_inverse=True)
+    slots = np.unique(table.slots)
     prefill, known_hottest = table.name.endswith("prefill"), "trtllm" in table.name
     # active, base, row, token, power. In prefill all slots are active: their floor says it all.
     start = np.array([5e-3, 3e-2, 8e-5, 1e-6, 3.0])
     least = np.array([1e-7, 1e-7, 1e-8, 1e-12, 1.0])
     most = np.array([1e-6 if prefill else 1.0, 2.0, 1e-2, 1e-11 if known_hottest else 1e-3, 30.0])
     start = np.clip(start, 1.01 * least, most / 1.01)
-    bounds = (
-        np.log(np.concatenate([least, np.full(len(slots), 1e-6)])),
-        np.log(np.concatenate([most, np.full(len(slots), 2.0)])),
+    # Behind them a floor for each number of slots.
+    starts, lows, highs = (
+        np.log(np.append(known, np.full(len(slots), floor)))
+        for known, floor in ((start, 0.05), (least, 1e-6), (most, 2.0))
     )
+    steps = (int(table.tokens.min()), int(table.tokens.max()), tuple(map(int, slots)))
+
+    def regime(values: np.ndarray) -> Regime:
+        return Regime(*steps, tuple(values[5:]), *values[:5])
 
     def residual(logs: np.ndarray) -> np.ndarray:
-        active, base, row, token, power = np.exp(logs[:5])
-        floor = np.exp(logs[5:])[which] + active * table.active
-        compute = base + row * table.rows + token * table.tokens
-        larger, smaller = np.maximum(floor, compute), np.minimum(floor, compute)
-        return np.log(larger * (1 + (smaller / larger) ** power) ** (1 / power) / table.ms)
+        model = regime(np.exp(logs)).ms(table.slots, table.active, table.rows, table.tokens, 1.0)
+        return np.log(model / table.ms)
 
     # Rows of a table whose hottest rank is uneven within are outliers, and many.
     loss = "soft_l1" if known_hottest else "linear"
-    floors = np.full(len(slots), np.log(0.05))
-    solved = least_squares(
-        residual, np.concatenate([np.log(start), floors]), bounds=bounds, loss=loss, f_scale=0.1
-    )
-    active, base, row, token, power = (_rounded(value) for value in np.exp(solved.x[:5]))
-    return Regime(
-        fewest=int(table.tokens.min()),
-        most=int(table.tokens.max()),
-        slots=tuple(int(count) for count in slots),
-        floor_ms=tuple(_rounded(value) for value in np.exp(solved.x[5:])),
-        active_ms=0.0 if prefill else active,
-        base_ms=base,
-        row_ms=row,
-        token_ms=0.0 if known_hottest else token,
-        power=power,
-    )
-
-
-def _rounded(value: float) -> float:
-    return float(f"{value:.4g}")
+    solved = least_squares(residual, starts, bounds=(lows, highs), loss=loss, f_scale=0.1)
+    fitted = regime(np.array([float(f"{value:.4g}") for value in np.exp(solved.x)]).tolist())
+    without = {"active_ms": prefill, "token_ms": known_hottest}
+    return replace(fitted, **{name: 0.0 for name, left_out in without.items() if left_out})
 
 
 def report(measured: list[Table], known: dict[str, Kernel]) -> str:
@@ -184,10 +175,8 @@ def report(measured: list[Table], known: dict[str, Kernel]) -> str:
 
 def as_json(fitted: dict[str, Kernel]) -> str:
     """The file of constants: one kernel or regime a line where it fits."""
-    source = (
-        f"fitted by python -m eplb.bench.kernels to {WHEEL.package} {WHEEL.version} "
-        f"({WHEEL.licence}), sha256 {WHEEL.sha256}"
-    )
+    wheel = f"{WHEEL.filename} ({WHEEL.licence}), sha256 {WHEEL.sha256}"
+    source = f"fitted by python -m eplb.bench.kernels to {wheel}"
     entries = []
     for name, kernel in fitted.items():
         known = asdict(kernel)
@@ -199,13 +188,9 @@ def as_json(fitted: dict[str, Kernel]) -> str:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    parser = ArgumentParser(
-        prog="python -m eplb.bench.kernels",
-        description="Check the constants of the step-time model against the measured tables.",
-    )
-    parser.add_argument(
-        "--output", type=Path, metavar="FILE", help="fit anew, and write them there"
-    )
+    parser = ArgumentParser(prog="python -m eplb.bench.kernels", description=__doc__)
+    output = {"type": output_argument, "metavar": "FILE", "help": "fit anew, and write them there"}
+    parser.add_argument("--output", **output)
     args = parser.parse_args(arguments)
     with tempfile.TemporaryDirectory() as folder:
         with zipfile.ZipFile(download(WHEEL, Path(folder))) as wheel:

@@ -228,7 +228,7 @@ def test_writes_every_program_with_its_source_and_licence(index, tmp_path):
         text = (tmp_path / "out" / f"{name}.py").read_text()
         release = published.release
         head = text[: text.index("# The member's own words")]
-        for fact in (release.package, release.version, published.member, release.sha256):
+        for fact in (release.filename, published.member, release.sha256):
             assert fact in head
         assert "Apache-2.0" in head
     downloads = [path for path in index.asked if not path.startswith("/simple/")]

@@ -26,14 +26,14 @@ from eplb.common import (
 
 def assemble(published: Published, member: str) -> str:
     """The program made of the text of ``member``; raises `ValueError` where it is another text."""
-    for cut, instead in published.cuts:
+    for cut, instead in published.cuts.items():
         if member.count(cut) != 1:
             raise ValueError(f"{published.member} has {member.count(cut)} times {cut!r}")
         member = member.replace(cut, instead)
     release = published.release
     changed = "what ties it to its engine is taken out" if published.cuts else "unchanged"
-    return f"""# From {release.package} {release.version}, {published.member}
-# ({release.filename}, sha256 {release.sha256}).
+    return f"""# From {release.filename}, {published.member}
+# (sha256 {release.sha256}).
 # Licence: {release.licence}.
 # Fetched by `python -m eplb.bench.published`: {changed}, and an adapter to the
 # program contract is added below. Fetching it again overwrites this file.
@@ -43,7 +43,7 @@ def assemble(published: Published, member: str) -> str:
 
 
 # Adapter
-{published.adapter.rstrip()}
+{published.adapter.replace("CHOSEN", published.chosen).rstrip()}
 
 
 # EVOLVE-BLOCK-END

@@ -13,7 +13,8 @@ scipy) or are compiled (TensorRT-LLM's).
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 
 from eplb.bench.published.releases import Release
 
@@ -24,32 +25,29 @@ class Published:
 
     member: its file there
     adapter: code that defines ``rebalance_experts`` as the contract has it, after the member's own
-    cuts: pieces of the member to replace, each found exactly once, so that it stands alone
+    chosen: what stands in the adapter for CHOSEN, where engines leave a choice
+    cuts: pieces of the member, each found exactly once, and what replaces them so that it stands
+        alone
     """
 
     release: Release
     member: str
     adapter: str
-    cuts: tuple[tuple[str, str], ...] = ()
+    chosen: str = ""
+    cuts: Mapping[str, str] = field(default_factory=dict)
 
 
 SGLANG = Release(
-    "sglang",
-    "0.5.23",
     "sglang-0.5.23-cp312-cp312-manylinux_2_34_x86_64.whl",
     "8d257a319395b322bb1be327d05e5528859358153c8563b04c0a4a3c8af164b6",
     "Apache-2.0; copied there from https://github.com/deepseek-ai/EPLB, which is under MIT",
 )
 VLLM = Release(
-    "vllm",
-    "0.33.0",
     "vllm-0.33.0.tar.gz",
     "f4c33c2503d52bb411146afa9618a4f48bed68912f617e6803ac8d76e4c74112",
     "Apache-2.0",
 )
 VLLM_ASCEND = Release(
-    "vllm-ascend",
-    "0.23.0.post1",
     "vllm_ascend-0.23.0.post1.tar.gz",
     "a3b9f4a5dd7aa50c37e03d1f35937c4ae5aeacc49b734cac74d59ce5757738e1",
     "Apache-2.0",
@@ -62,7 +60,7 @@ published = rebalance_experts
 
 
 {_SIGNATURE}
-    return published(weight, num_replicas, num_groups, num_nodes, num_gpus, HIERARCHICAL)
+    return published(weight, num_replicas, num_groups, num_nodes, num_gpus, CHOSEN)
 """
 
 _SGLANG_ADAPTER = f"""
@@ -73,7 +71,7 @@ published = rebalance_experts
     slots_per_gpu = num_replicas // num_gpus
     steps = weight.unsqueeze(0)
     phy2log, log2phy, logcnt = published(
-        steps, num_replicas, slots_per_gpu, num_groups, num_nodes, HIERARCHICAL
+        steps, num_replicas, slots_per_gpu, num_groups, num_nodes, CHOSEN
     )
     # It has a column for every spare slot; converting those that nothing uses would cost time.
     used = int(logcnt.max())
@@ -128,7 +126,7 @@ def first_placement(experts, slots, gpus):
     global policy, placement
     layers, experts = weight.shape
     if policy is None:
-        policy = POLICY
+        policy = CHOSEN
         placement = first_placement(experts, num_replicas, num_gpus).repeat(layers, 1, 1)
     held = placement.view(layers, num_replicas)
     copies = torch.zeros(layers, experts).scatter_add_(1, held, torch.ones(held.shape))
@@ -138,50 +136,34 @@ def first_placement(experts, slots, gpus):
     return with_reverse_maps(placement.view(layers, num_replicas).numpy(), experts)
 """
 
-_DEEPSEEK = "sglang/srt/eplb/eplb_algorithms/deepseek.py"
-_SGLANG = "sglang/srt/eplb/eplb_algorithms/deepseek_vec.py"
+_DEEPSEEK = (SGLANG, "sglang/srt/eplb/eplb_algorithms/deepseek.py", _DEEPSEEK_ADAPTER)
+_SGLANG = (SGLANG, "sglang/srt/eplb/eplb_algorithms/deepseek_vec.py", _SGLANG_ADAPTER)
+_VLLM = (VLLM, "vllm-0.33.0/vllm/distributed/eplb/policy/default.py", _VLLM_ADAPTER)
+_VLLM_CUTS = {"from .abstract import AbstractEplbPolicy\n": "", "(AbstractEplbPolicy):": ":"}
 _ASCEND = "vllm_ascend-0.23.0.post1/vllm_ascend/eplb/core/policy/"
-_ASCEND_IMPORT = ("from .policy_abstract import EplbPolicy\n", "")
+_DEFAULT = (VLLM_ASCEND, _ASCEND + "policy_default_eplb.py", _ASCEND_ADAPTER)
+_SWIFT = (VLLM_ASCEND, _ASCEND + "policy_swift_balancer.py", _ASCEND_ADAPTER)
+_ASCEND_CUTS = {"from .policy_abstract import EplbPolicy\n": "", "(EplbPolicy):": ":"}
 
 PUBLISHED = {
     # As SGLang's algorithm "auto" and DeepSeek's own repository choose.
-    "deepseek_hierarchical": Published(
-        SGLANG,
-        _DEEPSEEK,
-        _DEEPSEEK_ADAPTER.replace("HIERARCHICAL", "num_groups % num_nodes == 0"),
-    ),
-    "deepseek_global": Published(
-        SGLANG, _DEEPSEEK, _DEEPSEEK_ADAPTER.replace("HIERARCHICAL", "False")
-    ),
-    "sglang_vec": Published(SGLANG, _SGLANG, _SGLANG_ADAPTER.replace("HIERARCHICAL", "False")),
-    "sglang_vec_hierarchical": Published(
-        SGLANG, _SGLANG, _SGLANG_ADAPTER.replace("HIERARCHICAL", "True")
-    ),
+    "deepseek_hierarchical": Published(*_DEEPSEEK, "num_groups % num_nodes == 0"),
+    "deepseek_global": Published(*_DEEPSEEK, "False"),
+    "sglang_vec": Published(*_SGLANG, "False"),
+    "sglang_vec_hierarchical": Published(*_SGLANG, "True"),
     "vllm": Published(
-        VLLM,
-        "vllm-0.33.0/vllm/distributed/eplb/policy/default.py",
-        _VLLM_ADAPTER,
-        (
-            ("from .abstract import AbstractEplbPolicy\n", ""),
-            ("class DefaultEplbPolicy(AbstractEplbPolicy):", "class DefaultEplbPolicy:"),
-        ),
+        *_VLLM,
+        cuts={"from .abstract import AbstractEplbPolicy\n": "", "(AbstractEplbPolicy):": ":"},
     ),
-    "vllm_ascend_default": Published(
-        VLLM_ASCEND,
-        _ASCEND + "policy_default_eplb.py",
-        _ASCEND_ADAPTER.replace("POLICY", "DefaultEplb()"),
-        (_ASCEND_IMPORT, ("class DefaultEplb(EplbPolicy):", "class DefaultEplb:")),
-    ),
+    "vllm_ascend_default": Published(*_DEFAULT, "DefaultEplb()", _ASCEND_CUTS),
     "vllm_ascend_swift": Published(
-        VLLM_ASCEND,
-        _ASCEND + "policy_swift_balancer.py",
-        _ASCEND_ADAPTER.replace("POLICY", "SwiftBalanceEplb(num_gpus // num_nodes)"),
-        (
-            _ASCEND_IMPORT,
-            ("import torch_npu  # noqa: F401\n", ""),
-            ("class SwiftBalanceEplb(EplbPolicy):", "class SwiftBalanceEplb:"),
-            ("def __init__(self):", "def __init__(self, num_die_per_host):"),
-            ("torch.npu.device_count()", "num_die_per_host"),
-        ),
+        *_SWIFT,
+        "SwiftBalanceEplb(num_gpus // num_nodes)",
+        _ASCEND_CUTS
+        | {
+            "import torch_npu  # noqa: F401\n": "",
+            "def __init__(self):": "def __init__(self, num_die_per_host):",
+            "torch.npu.device_count()": "num_die_per_host",
+        },
     ),
 }

@@ -26,11 +26,13 @@ class Release:
     licence: of the package, and where its code comes from elsewhere, of that
     """
 
-    package: str
-    version: str
     filename: str
     sha256: str
     licence: str
+
+    @property
+    def package(self) -> str:
+        return self.filename.partition("-")[0].replace("_", "-")
 
 
 def download(release: Release, folder: Path) -> Path:
