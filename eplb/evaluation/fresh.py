@@ -1,11 +1,8 @@
 """Score programs on traces that nobody has seen, drawn for the occasion.
 
 A score on a known trace is partly luck and partly memory: a program may carry numbers fitted to
-it, or make the trace again from its seed. Traces drawn here come from the workload model under
-seeds of 128 random bits, which nobody can search, and from several presets, each on its natural
-deployment. Covered: drawing, and scoring any number of programs by the rules of an evaluation.
-Not covered: loads of another kind than the workload model's. A seed given by hand is a small
-number and can be searched.
+it, or make the trace again from its seed. Seeds of 128 random bits cannot be searched; a small
+number given by hand can. Not covered: loads of another kind than the workload model's.
 """
 
 from __future__ import annotations
@@ -18,7 +15,8 @@ from pathlib import Path
 
 import numpy as np
 
-from eplb.evaluation.measure import run_program
+from eplb.common import project_file
+from eplb.evaluation.measure import SEED, run_program, run_seed
 from eplb.evaluation.scores import SCORINGS, Figures, PlacementScores
 from eplb.sandbox.runner import Refused, Sandbox
 from eplb.throughput.profile import DEFAULT, Serving
@@ -27,7 +25,8 @@ from eplb.workload_model import PRESETS, WorkloadModel, generate
 
 # In turn: three shapes and three deployments, then other traffic.
 FRESH_PRESETS = ("deepseek-v3", "qwen3-235b", "kimi-k2", "bursty", "requests")
-SEED_BITS = 128
+# Windows that the seed answers for its time, the first of them to warm up.
+TIMED_WINDOWS = 4
 
 
 @dataclass(frozen=True)
@@ -59,7 +58,7 @@ class FreshScore:
 def draw(count: int) -> list[FreshTrace]:
     """``count`` traces that nobody knew before."""
     presets = islice(cycle(FRESH_PRESETS), count)
-    return [FreshTrace(preset, secrets.randbits(SEED_BITS)) for preset in presets]
+    return [FreshTrace(preset, secrets.randbits(128)) for preset in presets]
 
 
 def score_fresh(
@@ -67,7 +66,6 @@ def score_fresh(
     traces: Sequence[FreshTrace],
     sandbox: Sandbox,
     *,
-    repeats: int = 1,
     require_locality: bool = False,
     scoring: str = "eplb",
     dispatch: str = "even",
@@ -76,24 +74,28 @@ def score_fresh(
 ) -> list[list[FreshScore]]:
     """[programs][traces] the score of each program on each trace, by the rules of an evaluation.
 
-    The seed is timed before every run, as everywhere. A program that is refused on one trace has
-    0.0 there and is scored on the others. require_locality: where the groups divide over the
-    nodes; progress: told the share done
+    The seed is timed once a trace, just before the programs, which run one after another. A program
+    that is the seed is not run again. One that is refused on a trace has 0.0 there.
+    require_locality: where the groups divide over the nodes; progress: told the share done
 
     Raises `UserError` where the seed program itself fails.
     """
+    code = project_file(SEED).read_bytes()
+    are_seeds = [program.read_bytes() == code for program in programs]
     scores: list[list[FreshScore]] = [[] for _ in programs]
     for column, trace in enumerate(traces):
         whole = generate(trace.model)
         history, deployment = History.of(whole, whole.interval()), whole.deployment()
         serving = Serving.of(hardware, dispatch, whole.header.top_k)
         local = require_locality and deployment.can_be_node_local
-        for row, program in enumerate(programs):
-            options = {"repeats": repeats, "require_locality": local, "time_seed": True}
+        timed = None if any(are_seeds) else TIMED_WINDOWS
+        seed = run_seed(sandbox, history.seen[:timed], deployment)
+        for row, (program, is_seed) in enumerate(zip(programs, are_seeds, strict=True)):
             try:
-                run = run_program(sandbox, program, history.seen, deployment, **options)
+                arguments = (program, history.seen, deployment)
+                run = seed if is_seed else run_program(sandbox, *arguments, require_locality=local)
                 placed = PlacementScores(run.placements, history, deployment, serving)
-                figures = Figures.of(placed, run.seconds, run.seed_seconds)
+                figures = Figures.of(placed, run.seconds, seed.seconds)
                 score = FreshScore(trace, SCORINGS[scoring].formula(figures))
             except Refused as error:
                 score = FreshScore(trace, 0.0, str(error))

@@ -29,7 +29,7 @@ from typing import IO
 import psutil
 
 from eplb.common import UserError
-from eplb.evolution.rundb import DATABASE
+from eplb.evolution.rundb import DATABASE, Program
 
 _GENERATION = re.compile(r"gen_(\d+)$")
 
@@ -47,6 +47,27 @@ def hold(folder: Path) -> IO:
         lock.close()
         raise UserError(f"another run is writing to {folder}; wait or stop it first") from error
     return lock
+
+
+def keep(folder: Path, program: Program, confirmation: str | None = None) -> None:
+    """Make ``best/`` the folder of ``program``; a reader sees the old one or the new one whole.
+
+    ShinkaEvolve keeps one too, but a run that was killed at the wrong moment has half a copy.
+    """
+    fresh, old = folder / ".best", folder / ".best.old"
+    for leftover in (fresh, old):
+        shutil.rmtree(leftover, ignore_errors=True)
+    try:
+        shutil.copytree(folder / f"gen_{program.generation}", fresh)
+        (fresh / "main.py").write_text(program.code, encoding="utf-8")
+        if confirmation is not None:
+            (fresh / "confirmation.json").write_text(f"{confirmation}\n", encoding="utf-8")
+        if (folder / "best").exists():
+            (folder / "best").rename(old)
+        fresh.rename(folder / "best")
+    except OSError as error:
+        raise UserError(f"cannot write {folder / 'best'}: {error.strerror}") from error
+    shutil.rmtree(old, ignore_errors=True)
 
 
 def prepare(folder: Path, num_islands: int) -> int:

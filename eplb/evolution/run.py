@@ -173,7 +173,7 @@ def _conclude(watcher: Watcher, held: Run, config: DictConfig) -> None:
         watcher.say(f"scoring the best programs on {confirmation.TRACES} traces drawn now")
         watcher.say(confirmation.confirm(held))
     else:
-        confirmation.keep(folder, held.best)
+        resume.keep(folder, held.best)
     program = str(folder / "best" / "main.py")
     evaluate = ["python", str(project_file("evaluate.py")), "--program_path", program]
     for name, value in config.distributed_job_config.extra_cmd_args.items():

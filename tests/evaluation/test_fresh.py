@@ -86,3 +86,25 @@ def test_locality_is_required_where_the_groups_divide(sandbox, small):
     )
     assert "locality" in scores[0].refusal
     assert scores[1].refusal is None
+
+
+@pytest.mark.parametrize(
+    "programs, runs",
+    [
+        ([BALANCED, BALANCED], [("initial.py", 2), ("balanced.py", 4), ("balanced.py", 4)] * 2),
+        ([BALANCED, SEED], [("initial.py", 4), ("balanced.py", 4)] * 2),
+    ],
+)
+def test_the_seed_runs_once_a_trace(sandbox, small, monkeypatch, programs, runs):
+    asked = []
+
+    def run(program, windows, deployment):
+        asked.append((program.name, len(windows)))
+        return answer(program, windows, deployment)
+
+    answer = sandbox.run
+    monkeypatch.setattr(fresh, "TIMED_WINDOWS", 2)
+    monkeypatch.setattr(sandbox, "run", run)
+    scores = score_fresh(programs, draw(2), sandbox)
+    assert asked == runs
+    assert all(score.score > 0 for of in scores for score in of)

@@ -11,7 +11,7 @@ import yaml
 
 from eplb.common import UserError
 from eplb.evaluation.fresh import FreshScore
-from eplb.evolution import confirm
+from eplb.evolution import confirm, resume
 from eplb.evolution.rundb import read_run
 
 
@@ -88,7 +88,7 @@ def test_programs_are_scored_as_the_run_scores_them(run, scored):
 def test_half_a_best_program_is_replaced(run):
     (run.folder / "best").mkdir()
     held = read_run(run.folder)
-    confirm.keep(run.folder, held.best)
+    resume.keep(run.folder, held.best)
     assert (run.folder / "best" / "main.py").read_text() == held.best.code
     assert not (run.folder / "best" / "confirmation.json").exists()
 
