@@ -1,9 +1,9 @@
 """Nearly the best balancedness with few migrations: repairs the placement instead of redoing it.
 
-Moving an expert's weights costs more than deciding to. Slots keep their experts, so that no GPUs
-need relabelling, but at most `MOVES` of them: replicas go to clearly hotter experts, and the
-hottest GPUs swap replicas with cool ones where the sum of squared GPU loads falls enough, over the
-forecast and the main patterns of deviation from it. Both are those of `programs/balanced.py`.
+Moving an expert's weights costs more than deciding to. Slots keep their experts, save `MOVES` of
+them: replicas go to clearly hotter experts, and the hottest GPUs swap replicas with cool ones where
+the sum of squared GPU loads falls enough, over the forecast and the main patterns of deviation from
+it. Both are those of `programs/balanced.py`.
 
 Sources: replication of DeepSeek's EPLB; longest processing time first; pairwise interchange in load
 balancing. Lineage: docs/lineage.md. Not covered: how far a move goes, nodes, groups.
@@ -13,19 +13,20 @@ import numpy as np
 import torch
 
 # EVOLVE-BLOCK-START
-# Share of the slots that may receive another expert in one window.
-MOVES = 0.25
+# Share of the slots that may receive another expert in one window, usually and where GPUs hold
+# less than FEW replicas, so that the hottest ones decide.
+MOVES = (0.25, 0.5)
 # Least gain of a swap, as half the fall of squared load in units of the mean GPU load squared.
 WORTHWHILE = 5e-4
 # Swaps are for GPUs whose squared load is at least this far from the mean to the hottest one's.
-FOCUS = 0.6
-# How much hotter a new replica must be than the one it replaces, usually and where GPUs hold less
-# than FEW replicas, so that the hottest ones decide; and the most a layer exchanges.
+FOCUS = (0.6, 0.3)
+# How much hotter a new replica must be than the one it replaces, usually and where GPUs hold few,
+# what few are, and the most a layer exchanges.
 CLEARLY, SLIGHTLY, FEW, EXCHANGES = 1.1, 1.02, 4, 64
 # Rounds of swaps, usually, and after a change of regime or where GPUs hold few replicas.
-ROUNDS, MANY_ROUNDS = 4, 12
+ROUNDS, MANY_ROUNDS = 4, 30
 # One GPU in so many is hot, but no more than MANY; the most slots that one is compared with.
-SHARE, MANY, REACH = 8, 9, 18
+SHARE, MANY, REACH = 8, 9, (18, 36)
 # How much less a window counts in the forecast than the one after it: the choice for two windows,
 # the usual one, and how much worse than others that must do, a step away, to be given up.
 DECAYS = np.array([0.0, 0.3, 0.5, 0.7, 0.85, 0.95])
@@ -208,14 +209,15 @@ class Placement:
         """
         size = len(self.held)
         many = max(1, min(MANY, self.gpus // SHARE))
-        step = -(-size // REACH)
+        reach = REACH[size < FEW]
+        step = -(-size // reach)
         position = np.arange(self.turn % step, size, step) * len(total)
-        partners = max(1, min(self.gpus // many - 1, REACH // len(position)))
+        partners = max(1, min(self.gpus // many - 1, reach // len(position)))
         heat = np.einsum("gc,gc->g", total, total)
         order = heat.reshape(self.layers, -1).argsort(axis=1)
         order += np.arange(0, len(total), self.gpus)[:, None]
         hot = order[:, : -many - 1 : -1]
-        layer, rank = np.nonzero(heat[hot] >= 1 + FOCUS * (heat[hot[:, :1]] - 1))
+        layer, rank = np.nonzero(heat[hot] >= 1 + FOCUS[size < FEW] * (heat[hot[:, :1]] - 1))
         cool = order[:, : many * partners].reshape(-1, partners, many)
         hot, cool = hot[layer, rank], cool[layer, :, (rank + self.turn) % many]
         self.turn += 1
@@ -277,7 +279,7 @@ def rebalance_experts(weight, num_replicas, num_groups, num_nodes, num_gpus):
         placement = Placement(forecast, shape)
         moves = np.full(layers, num_replicas)
     else:
-        moves = np.full(layers, int(MOVES * num_replicas))
+        moves = np.full(layers, int(MOVES[num_replicas < FEW * num_gpus] * num_replicas))
         placement.exchange(forecast, moves)
     if num_gpus > 1:
         # Loads of one replica in units of the mean GPU load.

@@ -300,20 +300,21 @@ def test_balanced_trusts_the_last_window_of_a_random_walk():
 
 
 @pytest.mark.parametrize("noise", [0.05, 0.3])
-@pytest.mark.parametrize("deployment", [V3, Deployment(288, 8, 18, 144)], ids=str)
-def test_steady_moves_at_most_a_quarter_of_the_slots(noise, deployment):
-    """In any window, that of a regime change included."""
+@pytest.mark.parametrize(("deployment", "most"), [(V3, 0.25), (Deployment(288, 8, 18, 144), 0.5)])
+def test_steady_moves_few_slots(noise, deployment, most):
+    """In any window, that of a regime change included; more where the hottest GPU holds but two."""
     windows = drifting(10, seed=9, noise=noise, change=6)
     run_eplb = fresh("steady")
     placements = [answer(run_eplb, window, deployment) for window in windows]
     moved = [migrated_experts(a, b, deployment.num_gpus) / 288 for a, b in pairwise(placements)]
-    assert max(moved) <= 0.25
+    assert max(moved) <= most
 
 
 @pytest.mark.parametrize("noise", [0.05, 0.3])
-def test_steady_costs_little_balancedness(noise):
+@pytest.mark.parametrize("deployment", [V3, Deployment(288, 8, 18, 144)], ids=str)
+def test_steady_costs_little_balancedness(noise, deployment):
     windows = drifting(10, seed=9, noise=noise, change=6)
-    lost = next_window("balanced", windows) - next_window("steady", windows)
+    lost = next_window("balanced", windows, deployment) - next_window("steady", windows, deployment)
     assert lost.mean() <= 0.01
 
 
