@@ -17,10 +17,10 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from eplb.bench import trace_figures as figures
 from eplb.common import DONE, FAILED, ArgumentParser, UserError, exit_on_user_error, project_file
 from eplb.loads import balancedness, gpu_loads, slot_loads
-from eplb.placement import Deployment
+from eplb.placement import Deployment, ExpertPlacement
+from eplb.reference import place_by_node
 from eplb.trace import Trace, read_trace
 from eplb.workload_model import PRESETS, generate
 
@@ -65,6 +65,80 @@ def _span(values: np.ndarray | float | tuple[float, float]) -> str:
     return " to ".join(dict.fromkeys(ends))
 
 
+# Figures of float64 ``loads`` [windows, layers, experts], tokens per expert and window.
+
+
+def place(loads: np.ndarray, deployment: Deployment) -> list[ExpertPlacement]:
+    """The placement that DeepSeek's policy derives from each window."""
+    windows, layers, experts = loads.shape
+    phy2log = place_by_node(loads.reshape(-1, experts), deployment).reshape(windows, layers, -1)
+    return [ExpertPlacement.from_phy2log(one, experts) for one in phy2log]
+
+
+def imbalance(loads: np.ndarray) -> np.ndarray:
+    """(max - mean) / mean over the last axis: TensorRT-LLM's imbalance ratio."""
+    return loads.max(axis=-1) / loads.mean(axis=-1) - 1
+
+
+def correlation(one: np.ndarray, other: np.ndarray) -> np.ndarray:
+    """Pearson's correlation of expert loads per layer, averaged over layers (the last two axes)."""
+    one = one - one.mean(axis=-1, keepdims=True)
+    other = other - other.mean(axis=-1, keepdims=True)
+    size = np.sqrt((one**2).sum(axis=-1) * (other**2).sum(axis=-1))
+    return ((one * other).sum(axis=-1) / size).mean(axis=-1)
+
+
+def sorted_relative(loads: np.ndarray) -> np.ndarray:
+    """Loads over their layer's mean, hottest expert first."""
+    return -np.sort(-loads, axis=-1) / loads.mean(axis=-1, keepdims=True)
+
+
+def variation(loads: np.ndarray) -> np.ndarray:
+    """[windows, layers] coefficient of variation."""
+    return loads.std(axis=-1) / loads.mean(axis=-1)
+
+
+def gini(loads: np.ndarray) -> np.ndarray:
+    """[windows, layers] Gini coefficient: 0 for equal loads, towards 1 for a single hot expert."""
+    ascending = sorted_relative(loads)[..., ::-1]
+    experts = loads.shape[-1]
+    return ((2 * np.arange(1, experts + 1) - experts - 1) * ascending).sum(axis=-1) / experts**2
+
+
+def hottest_share(loads: np.ndarray, part: float = 0.05) -> np.ndarray:
+    """[windows, layers] share of the tokens that the hottest ``part`` of the experts takes."""
+    experts = loads.shape[-1]
+    return sorted_relative(loads)[..., : round(part * experts)].sum(axis=-1) / experts
+
+
+def hill(loads: np.ndarray, part: float = 0.1) -> np.ndarray:
+    """[windows, layers] Hill's estimate of the tail exponent from the hottest ``part``."""
+    count = round(part * loads.shape[-1])
+    tail = sorted_relative(loads)[..., : count + 1]
+    return 1 / np.log(tail[..., :count] / tail[..., count:]).mean(axis=-1)
+
+
+def unit_imbalance(loads: np.ndarray, units: int) -> np.ndarray:
+    """[windows, layers] `imbalance` over ``units`` blocks of consecutive experts: groups, ranks."""
+    return imbalance(loads.reshape(*loads.shape[:-1], units, -1).sum(axis=-1))
+
+
+def over_poisson(loads: np.ndarray) -> np.ndarray:
+    """[windows - 1] variance of the change from window to window, over that of sampling alone."""
+    scaled = loads * (loads.mean() / loads.mean(axis=-1, keepdims=True))
+    change = ((scaled[1:] - scaled[:-1]) ** 2).sum(axis=(1, 2))
+    return change / (scaled[1:] + scaled[:-1]).sum(axis=(1, 2))
+
+
+def hot_log_ratio(loads: np.ndarray, part: float = 0.05) -> np.ndarray:
+    """[windows - 1] standard deviation of the log change of the hottest ``part`` of the experts."""
+    count = round(part * loads.shape[-1])
+    hottest = np.argsort(-loads[:-1], axis=-1)[..., :count]
+    before = np.take_along_axis(loads[:-1], hottest, axis=-1)
+    after = np.take_along_axis(loads[1:], hottest, axis=-1)
+    return np.log(np.maximum(after, 1) / np.maximum(before, 1)).std(axis=-1).mean(axis=-1)
+
+
 def calibration(trace: Trace) -> list[Row]:
     """All rows for ``trace``; raises `UserError` where its shape is not the calibrated one."""
     loads = trace.windows().astype(np.float64)
@@ -85,27 +159,22 @@ def calibration(trace: Trace) -> list[Row]:
 
 
 def _balancedness_rows(loads: np.ndarray) -> Iterator[Row]:
-    anywhere, by_node = (figures.place(loads, each) for each in (ANYWHERE, BY_NODE))
+    anywhere, by_node = (place(loads, each) for each in (ANYWHERE, BY_NODE))
     coming = loads[1:]
     slots, free = (
         np.array([balancedness(slot_loads(*pair)) for pair in zip(coming, placements)])
         for placements in (by_node, anywhere)
     )
     gpus = np.array([balancedness(gpu_loads(*pair, 32)) for pair in zip(coming, anywhere)])
+    first = zip((0.2107, 0.3398, 0.3672, 0.3527, 0.2850), slots)
+    ratio = slots[:5].mean() / free[:5].mean()
     rows = [
-        *(
-            (f"hierarchical, over slots: transition {transition}", target, slots[transition])
-            for transition, target in enumerate((0.2107, 0.3398, 0.3672, 0.3527, 0.2850))
-        ),
+        *((f"hierarchical, over slots: transition {i}", *row) for i, row in enumerate(first)),
         ("  transitions 0-4, mean", 0.3111, slots[:5].mean()),
         ("  all 11, mean", 0.25, slots.mean()),
         ("global greedy, over slots: transitions 0-4, mean", 0.3568, free[:5].mean()),
         ("  all 11, mean", 0.2855, free.mean()),
-        (
-            "hierarchical over global, over slots: transitions 0-4",
-            0.872,
-            slots[:5].mean() / free[:5].mean(),
-        ),
+        ("hierarchical over global, over slots: transitions 0-4", 0.872, ratio),
         ("global greedy, packed, over GPUs: transition 0", 0.655, gpus[0]),
         ("  transitions 1-7, mean", 0.835, gpus[1:8].mean()),
         ("  transition 8 (the regime change)", 0.44, gpus[8]),
@@ -117,10 +186,10 @@ def _balancedness_rows(loads: np.ndarray) -> Iterator[Row]:
 
 
 def _correlation_rows(loads: np.ndarray, records: np.ndarray) -> Iterator[Row]:
-    pairs = figures.correlation(loads[:-1], loads[1:])
+    pairs = correlation(loads[:-1], loads[1:])
     halves = [half.sum(axis=1) for half in np.array_split(records, 2, axis=1)]
-    close = figures.correlation(*halves)
-    far = figures.correlation(loads[1], loads[REGIME_WINDOW - 1])
+    close = correlation(*halves)
+    far = correlation(loads[1], loads[REGIME_WINDOW - 1])
     rows = [
         ("correlation of consecutive windows: transition 0", 0.7, pairs[0]),
         ("  transitions 1-7, each", (0.95, 0.98), pairs[1:8]),
@@ -133,44 +202,43 @@ def _correlation_rows(loads: np.ndarray, records: np.ndarray) -> Iterator[Row]:
 
 
 def _skew_rows(loads: np.ndarray) -> Iterator[Row]:
-    peak, variation = 1 + figures.imbalance(loads), figures.variation(loads)
-    low, high = np.percentile(variation, [5, 95])
-    gini, hottest = figures.gini(loads), figures.hottest_share(loads)
+    peak, spread = 1 + imbalance(loads), variation(loads)
+    low, high = np.percentile(spread, [5, 95])
     log = np.log(np.maximum(loads, 1)).std(axis=2)
     yield Row("max/mean per layer, mean of each window", (5.6, 8.1), peak.mean(axis=1))
     yield Row("  smallest of all layers and windows", 2.8, peak.min())
     yield Row("  largest", 10.3, peak.max())
     each = "mean of each window"
-    yield Row(f"coefficient of variation, {each}", (0.74, 1.02), variation.mean(axis=1))
+    yield Row(f"coefficient of variation, {each}", (0.74, 1.02), spread.mean(axis=1))
     yield Row("  5th percentile over layers", 0.52, low)
     yield Row("  95th percentile", 1.2, high)
-    yield Row(f"Gini, {each}", (0.32, 0.44), gini.mean(axis=1))
-    yield Row(f"share of the hottest 5 %, {each}", (0.17, 0.22), hottest.mean(axis=1))
+    yield Row(f"Gini, {each}", (0.32, 0.44), gini(loads).mean(axis=1))
+    yield Row(f"share of the hottest 5 %, {each}", (0.17, 0.22), hottest_share(loads).mean(axis=1))
     yield Row(f"deviation of log load, {each}", (0.58, 0.86), log.mean(axis=1))
-    yield Row("Hill exponent of the hottest 10 %", (2.4, 2.7), figures.hill(loads).mean())
-    before = figures.sorted_relative(loads[:REGIME_WINDOW]).mean(axis=(0, 1))
+    yield Row("Hill exponent of the hottest 10 %", (2.4, 2.7), hill(loads).mean())
+    before = sorted_relative(loads[:REGIME_WINDOW]).mean(axis=(0, 1))
     for rank, target in SORTED.items():
         what = "sorted load / mean before the regime change:" if rank == 1 else " "
         yield Row(f"{what} rank {rank}", target, before[rank - 1])
 
 
 def _rank_rows(loads: np.ndarray, records: np.ndarray) -> Iterator[Row]:
-    groups = 1 + figures.unit_imbalance(loads, BY_NODE.num_groups).mean(axis=1)
+    groups = 1 + unit_imbalance(loads, BY_NODE.num_groups).mean(axis=1)
     yield Row("groups of 32 experts, max/mean, mean of each window", (1.66, 2.07), groups)
-    ranks = np.array([figures.unit_imbalance(one, BY_NODE.num_gpus) for one in records])
+    ranks = np.array([unit_imbalance(one, BY_NODE.num_gpus) for one in records])
     yield Row("(max-mean)/mean of 32 ranks by record, unbalanced", 1.564, ranks.mean())
     yield Row("  single layers", (0.46, 2.46), ranks.mean(axis=(0, 1)))
     # A deployment records its own workload: placed by the first half of a window, judged on the
     # records of the second.
     first, second = np.array_split(records, 2, axis=1)
-    placements = figures.place(first.sum(axis=1, dtype=np.float64), ANYWHERE)
+    placements = place(first.sum(axis=1, dtype=np.float64), ANYWHERE)
     balanced = [
-        figures.imbalance(gpu_loads(load, placement, BY_NODE.num_gpus)).mean()
+        imbalance(gpu_loads(load, placement, BY_NODE.num_gpus)).mean()
         for placement, load in zip(placements, second)
     ]
     yield Row("  balanced with 288 slots, by the window's first half", 0.115, np.mean(balanced))
     calm = loads[1:REGIME_WINDOW]
-    change, hot = figures.over_poisson(calm), figures.hot_log_ratio(calm)
+    change, hot = over_poisson(calm), hot_log_ratio(calm)
     yield Row("drift within a regime: variance / Poisson", (9, 400), change)
     yield Row("  deviation of log ratio, hottest 5 %", (0.1, 0.7), hot)
 
@@ -178,25 +246,22 @@ def _rank_rows(loads: np.ndarray, records: np.ndarray) -> Iterator[Row]:
 def report(trace: Trace) -> tuple[str, bool]:
     """The table as text, and whether every row is within bounds."""
     rows = calibration(trace)
-    missed = sum(not row.within for row in rows)
-    lines = [f"{'figure':<58} {'target':>17} {'this trace':>17}", *map(str, rows), ""]
-    lines.append(_note_on_groups(trace.windows().astype(np.float64)))
-    lines.append(f"{len(rows) - missed} of {len(rows)} rows within bounds, {missed} out")
-    return "\n".join(lines), missed == 0
-
-
-def _note_on_groups(loads: np.ndarray) -> str:
-    """Why two rows that seem to contradict each other can both hold."""
+    loads = trace.windows().astype(np.float64)
     by_node, anywhere = (
-        np.mean([balancedness(slot_loads(*pair)) for pair in zip(loads, figures.place(loads, on))])
+        np.mean([balancedness(slot_loads(*pair)) for pair in zip(loads, place(loads, on))])
         for on in (BY_NODE, ANYWHERE)
     )
-    return (
-        "Every row is judged, none gives way to another. Groups as uneven as those recorded do\n"
-        "not contradict a ratio of 0.872 between hierarchical and global: that is for placements\n"
-        "judged on the next window. Judged on the window that they were made from, the ratio of\n"
-        f"this trace is {by_node / anywhere:.3f}."
-    )
+    missed = sum(not row.within for row in rows)
+    lines = [
+        f"{'figure':<58} {'target':>17} {'this trace':>17}",
+        *map(str, rows),
+        "\nEvery row is judged, none gives way to another. Groups as uneven as those recorded do",
+        "not contradict a ratio of 0.872 between hierarchical and global: that is for placements",
+        "judged on the next window. Judged on the window that they were made from, the ratio of",
+        f"this trace is {by_node / anywhere:.3f}.",
+        f"{len(rows) - missed} of {len(rows)} rows within bounds, {missed} out",
+    ]
+    return "\n".join(lines), missed == 0
 
 
 def main(arguments: list[str] | None = None) -> int:

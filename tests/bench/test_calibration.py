@@ -7,7 +7,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from eplb.bench import trace_figures as figures
+from eplb.bench import calibration as figures
 from eplb.bench.calibration import Row, calibration, main, report
 from eplb.common import UserError, project_file
 from eplb.trace import read_trace

@@ -14,7 +14,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from eplb.bench import trace_figures as figures
+from eplb.bench import calibration as figures
 from eplb.common import UserError
 from eplb.trace import Trace, read_trace
 from eplb.workload_model import PRESETS, WorkloadModel, generate

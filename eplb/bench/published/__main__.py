@@ -8,7 +8,6 @@ fetches it under its own licence, which the written file names.
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Iterator
 from pathlib import Path
 
 from eplb.bench.published.catalogue import PUBLISHED, Published
@@ -54,17 +53,6 @@ def run_eplb(weight, num_replicas, num_groups, num_nodes, num_gpus):
 """
 
 
-def fetch(names: list[str]) -> Iterator[tuple[str, str]]:
-    """Yield the name and text of each program; a release is downloaded once for all of its own."""
-    for release in dict.fromkeys(PUBLISHED[name].release for name in names):
-        with tempfile.TemporaryDirectory() as folder:
-            archive = download(release, Path(folder))
-            for name in names:
-                published = PUBLISHED[name]
-                if published.release == release:
-                    yield name, assemble(published, read_member(archive, published.member))
-
-
 def main(arguments: list[str] | None = None) -> int:
     known = ", ".join(PUBLISHED)
     parser = ArgumentParser(prog="python -m eplb.bench.published", description=__doc__)
@@ -76,10 +64,13 @@ def main(arguments: list[str] | None = None) -> int:
     if unknown:
         raise UserError(f"{unknown[0]} is not known; there are: {known}")
     check_writable(args.output_dir / "a program")
-    for name, program in fetch(args.names or list(PUBLISHED)):
-        path = args.output_dir / f"{name}.py"
-        write_text(path, program)
-        print(path)
+    with tempfile.TemporaryDirectory() as folder:
+        for name in args.names or PUBLISHED:
+            archive = download(PUBLISHED[name].release, Path(folder))
+            path = args.output_dir / f"{name}.py"
+            member = read_member(archive, PUBLISHED[name].member)
+            write_text(path, assemble(PUBLISHED[name], member))
+            print(path)
     return DONE
 
 

@@ -36,7 +36,10 @@ class Release:
 
 
 def download(release: Release, folder: Path) -> Path:
-    """Fetch the release into ``folder`` and check it against its pin; raises `UserError`."""
+    """The release in ``folder``, fetched once and checked by its pin; raises `UserError`."""
+    path = folder / release.filename
+    if path.exists():
+        return path
     try:
         import pypi_simple
         from requests import RequestException
@@ -44,7 +47,6 @@ def download(release: Release, folder: Path) -> Path:
         raise UserError("fetching releases needs pypi-simple: pip install -e '.[fetch]'") from error
     index = os.environ.get(INDEX_VARIABLE, INDEX)
     elsewhere = f"set {INDEX_VARIABLE} to an index that"
-    path = folder / release.filename
     look = {"desc": release.filename, "unit": "B", "unit_scale": True, "disable": None}
     bar = pypi_simple.tqdm_progress_factory(**look)
     try:
@@ -56,14 +58,11 @@ def download(release: Release, folder: Path) -> Path:
             pinned = replace(offered[release.filename], digests={"sha256": release.sha256})
             client.download_package(pinned, path, progress=bar, timeout=_SILENCE_SECONDS)
     except pypi_simple.DigestMismatchError as error:
-        raise UserError(
-            f"{release.filename}: {error}; try again, or {elsewhere} has this one"
-        ) from error
+        way_out = f"try again, or {elsewhere} has this one"
+        raise UserError(f"{release.filename}: {error}; {way_out}") from error
     except (RequestException, pypi_simple.NoSuchProjectError, OSError) as error:
-        raise UserError(
-            f"cannot fetch {release.filename}: {error}; check the network, or {elsewhere} "
-            f"can be reached"
-        ) from error
+        way_out = f"check the network, or {elsewhere} can be reached"
+        raise UserError(f"cannot fetch {release.filename}: {error}; {way_out}") from error
     except (ValueError, LookupError, TypeError, AttributeError) as error:
         raise UserError(f"{index} does not answer as a package index; {elsewhere} does") from error
     return path
