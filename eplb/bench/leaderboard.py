@@ -10,9 +10,8 @@ figures. Not covered: other window lengths than the trace's own.
 
 from __future__ import annotations
 
-import textwrap
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -20,6 +19,7 @@ from tqdm import tqdm
 
 from eplb.bench.pareto import Point, draw
 from eplb.bench.provenance import commit, machine
+from eplb.bench.tables import Refusal, Row, Scenario, summaries, table
 from eplb.common import (
     DONE,
     ArgumentParser,
@@ -42,20 +42,6 @@ from eplb.workload_model import PRESETS, generate
 HELD_OUT_SEED = 2026
 
 
-@dataclass(frozen=True)
-class Scenario:
-    """A workload on a deployment.
-
-    workload: the name of a preset in `eplb.workload_model`, or a recorded one
-    hardware: what tokens per second are told for, of `eplb.throughput.profile`
-    """
-
-    name: str
-    workload: str | Trace
-    deployment: Deployment
-    hardware: tuple[str, ...] = (DEFAULT,)
-
-
 # Experts of 3 x 4096 x 1536 weights of a byte.
 QWEN3 = (DEFAULT, "bytes_per_expert=18874368")
 SCENARIOS = (
@@ -67,39 +53,6 @@ SCENARIOS = (
     Scenario("stationary, EP32", "stationary", Deployment(288, 8, 4, 32)),
     Scenario("requests, EP32", "requests", Deployment(288, 8, 4, 32)),
 )
-
-
-@dataclass(frozen=True)
-class Row:
-    """What one program does in one scenario, means over the windows.
-
-    balancedness, lp: over GPUs, on the window that followed, under even and under lp dispatch
-    kept: by phase, the share of the ideal tokens per second, under even dispatch
-    gap: hottest GPU over the lower bound, minus one, on the window that followed
-    seen_gap: the same on the window seen, which only replication and packing can lose
-    ms, times_seed: time of one call, and the seed's time over it
-    moved: share of the slots whose GPU had to fetch the expert
-    node_local: share of (layer, group) pairs that live on one node
-    """
-
-    program: str
-    balancedness: float
-    lp: float
-    kept: dict[str, float]
-    gap: float
-    seen_gap: float
-    ms: float
-    times_seed: float
-    moved: float
-    node_local: float
-
-
-@dataclass(frozen=True)
-class Refusal:
-    """A program that gave no valid answer in a scenario, and why."""
-
-    program: str
-    reason: str
 
 
 def lower_bounds(load: np.ndarray, deployment: Deployment) -> np.ndarray:
@@ -160,26 +113,13 @@ def measure(
         )
 
 
-def table(scenario: Scenario, rows: list[Row | Refusal]) -> str:
-    """One scenario in Markdown."""
-    lines = [
-        f"**{scenario.name}**",
-        "",
-        "| program | balancedness | under lp | kept, prefill | kept, decode | over the bound "
-        "| on the window seen | ms | x seed's speed | slots moved | node-local |",
-        "|---|---|---|---|---|---|---|---|---|---|---|",
-    ]
-    for row in rows:
-        if isinstance(row, Refusal):
-            reason = textwrap.shorten(row.reason, 160).replace("|", "\\|")
-            lines.append(f"| {row.program} | refused: {reason} | | | | | | | | | |")
-            continue
-        lines.append(
-            f"| {row.program} | {row.balancedness:.4f} | {row.lp:.4f} | {row.kept['prefill']:.4f} "
-            f"| {row.kept['decode']:.4f} | +{row.gap:.1%} | +{row.seen_gap:.1%} "
-            f"| {row.ms:.3g} | {row.times_seed:.3g} | {row.moved:.0%} | {row.node_local:.0%} |"
-        )
-    return "\n".join(lines) + "\n"
+def with_spare(scenario: Scenario, spare: int) -> Scenario:
+    """The scenario with so many more slots on each GPU than its experts need."""
+    gpus, workload = scenario.deployment.num_gpus, scenario.workload
+    experts = workload.loads.shape[2] if isinstance(workload, Trace) else PRESETS[workload].experts
+    num_replicas = gpus * (-(-experts // gpus) + spare)
+    deployment = replace(scenario.deployment, num_replicas=num_replicas)
+    return replace(scenario, name=f"{scenario.name}, {spare} spare", deployment=deployment)
 
 
 def points(rows: list[Row | Refusal], shipped: set[str]) -> list[Point]:
@@ -266,6 +206,13 @@ def main(arguments: list[str] | None = None) -> int:
         metavar=("FILE", "REPLICAS", "GROUPS", "NODES", "GPUS"),
         help="a recorded workload as one more scenario; may be repeated",
     )
+    parser.add_argument(
+        "--spare_slots",
+        type=int,
+        nargs="+",
+        metavar="N",
+        help="each scenario with N more slots on a GPU than its experts need",
+    )
     parser.add_argument("--seed", type=int, default=HELD_OUT_SEED, help="of the workloads")
     parser.add_argument(
         "--repeats", type=positive_int, default=3, help="runs of a program; default: 3"
@@ -276,15 +223,19 @@ def main(arguments: list[str] | None = None) -> int:
     scenarios = [*SCENARIOS, *(recorded_scenario(*trace) for trace in args.trace)]
     if args.scenarios:
         scenarios = chosen_scenarios(args.scenarios, scenarios)
+    if args.spare_slots:
+        scenarios = [with_spare(each, spare) for each in scenarios for spare in args.spare_slots]
     programs = args.programs or shipped_programs()
     traces = tuple(Path(file) for file, *_ in args.trace)
     results, isolation = run(scenarios, programs, args.seed, args.repeats, traces)
     heading = (
         f"Commit {commit()}; {machine()}; one thread; {isolation}; workload seed {args.seed}.\n"
     )
-    print(heading)
+    summary = summaries(results)
+    print(f"{summary}\n{heading}")
     if args.output:
-        write_text(args.output, "\n".join([heading, *(table(*result) for result in results)]))
+        tables = [heading, summary, *(table(*result) for result in results)]
+        write_text(args.output, "\n".join(tables))
     if args.plot:
         shipped = {path.name for path in shipped_programs()} | {"initial.py"}
         draw([(scenario.name, points(rows, shipped)) for scenario, rows in results], args.plot)

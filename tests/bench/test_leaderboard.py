@@ -74,9 +74,11 @@ def test_lists_refused_programs_with_the_reason_and_goes_on(tmp_path, tiny_scena
     output, plot = tmp_path / "table.md", tmp_path / "plot.png"
     arguments = ["--repeats", "1", "--output", str(output), "--plot", str(plot)]
     assert leaderboard.main([*arguments, "--programs", str(raises), str(wrong), str(right)]) == 0
-    lines = {
-        line.split("|")[1].strip(): line for line in output.read_text().splitlines()[4:] if line
-    }
+    _, summary, details = (
+        output.read_text().replace("**tiny**", "**Balancedness**").split("**Balancedness**")
+    )
+    assert "| wrong.py | refused |" in summary
+    lines = {line.split("|")[1].strip(): line for line in details.splitlines()[4:] if line}
     assert "refused: the program failed in window 0: ValueError (line" in lines["raises.py"]
     assert "a\\|b" in lines["raises.py"]
     assert "refused: window 0: phy2log: layer 0 has no slot for expert 1" in lines["wrong.py"]
@@ -106,3 +108,19 @@ def test_scores_a_recorded_workload(tmp_path, tiny_scenario, capsys):
 def test_names_the_scenarios_that_there_are():
     with pytest.raises(UserError, match="DeepSeek-V3 EP32"):
         leaderboard.main(["--scenarios", "nonesuch"])
+
+
+def test_gives_each_gpu_more_slots_than_experts_need(tmp_path, tiny_scenario):
+    output = tmp_path / "table.md"
+    program = str(project_file("programs/balanced.py"))
+    arguments = ["--repeats", "1", "--output", str(output), "--programs", program]
+    assert leaderboard.main([*arguments, "--spare_slots", "0", "2"]) == 0
+    text = output.read_text()
+    assert "| program | tiny, 0 spare | tiny, 2 spare |" in text
+    (row,) = [
+        line
+        for line in text.split("**Balancedness under lp**")[1].splitlines()[:6]
+        if "balanced" in line
+    ]
+    none, two = (float(cell) for cell in row.split("|")[2:4])
+    assert two > none
