@@ -10,7 +10,7 @@ import argparse
 import sys
 from pathlib import Path
 
-from eplb.common import DONE, exit_on_user_error
+from eplb.common import DONE, exit_on_user_error, positive_int
 from eplb.engines.registry import WRITTEN
 from eplb.planning.generate import generate
 from eplb.planning.planner import DEFAULT_PROGRAM
@@ -24,8 +24,12 @@ def parse_arguments() -> argparse.Namespace:
     add = parser.add_argument
     add("--expert_statistic_path", type=Path, required=True, help="statistics of any engine")
     add("--output_path", type=Path, required=True, help="file to write")
-    add("--ep_size", type=int, help="expert-parallel ranks, GPUs (default: as recorded)")
-    add("--num_slots", type=int, help="expert slots per layer (default: as many as experts)")
+    add("--ep_size", type=positive_int, help="expert-parallel ranks, GPUs (default: as recorded)")
+    add(
+        "--num_slots",
+        type=positive_int,
+        help="slots per layer (default: one an expert)",
+    )
     add("--iter_start", type=int, help="first iteration to use")
     add("--iter_stop", type=int, help="first iteration not to use any more")
     add(
@@ -35,8 +39,8 @@ def parse_arguments() -> argparse.Namespace:
         help="TensorRT-LLM: layers to rebalance online per iteration; 0 (default) is static",
     )
     add("--first_moe_layer", type=int, help="its number, where statistics count MoE layers alone")
-    add("--num_groups", type=int, help="expert groups of the model's routing (default: 1)")
-    add("--num_nodes", type=int, help="nodes that the ranks spread over (default: 1)")
+    add("--num_groups", type=positive_int, help="expert groups of the model's routing (default: 1)")
+    add("--num_nodes", type=positive_int, help="nodes that the ranks spread over (default: 1)")
     add(
         "--program_path",
         type=Path,

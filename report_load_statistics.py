@@ -10,7 +10,7 @@ import argparse
 import sys
 from pathlib import Path
 
-from eplb.common import DONE, exit_on_user_error
+from eplb.common import DONE, exit_on_user_error, positive_int
 from eplb.planning.report import report
 from eplb.throughput.profile import add_arguments
 
@@ -23,7 +23,7 @@ def parse_arguments() -> argparse.Namespace:
     add("--expert_statistic_path", type=Path, required=True, help="statistics of any engine")
     add("--eplb_config", type=Path, help="placement file of any engine to project onto")
     add("--per_expert", action="store_true", help="load per expert (per slot with a placement)")
-    add("--ep_size", type=int, help="ranks (default: as many as recorded)")
+    add("--ep_size", type=positive_int, help="ranks (default: as many as recorded)")
     add("--iter_start", type=int, help="first iteration to use")
     add("--iter_stop", type=int, help="first iteration not to use any more")
     add("--first_moe_layer", type=int, help="its number, where statistics count MoE layers alone")

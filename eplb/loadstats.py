@@ -5,7 +5,7 @@ One object a line with ``record_type`` "eplb_load_stats", ``num_ranks``, ``exper
 Layers are MoE layers, and a line is a window. Source: vLLM's proposal #41141, which is open: the
 format is provisional. Lines of other types are skipped, as is a last line that is still being
 written. Our lines also tell ``num_slots``, ``num_groups`` and ``num_nodes``. Not covered: the
-proposal's ``tokens``, which no window tells, and its mappings (`eplb.engines.vllm_41141`).
+proposal's ``tokens``, which no window tells, and its mappings (`eplb.engines.vllm_proposals`).
 """
 
 from __future__ import annotations
@@ -123,8 +123,11 @@ def _looks_recorded(file: Path) -> bool:
     """By the first bytes, since other files of JSON can be very large."""
     with file.open("rb") as stream:
         head = stream.read(_HEAD_BYTES).removeprefix(_BYTE_ORDER_MARK).lstrip()
-    ours = b'"record_type"' in head or b'"expert_load"' in head
-    return head.startswith(b"{") and ours and b'"eplb_initial_mapping"' not in head
+        if b'"expert_load"' in head and b'"record_type"' not in head:
+            # Keys in the alphabet's order have the loads of a line before its type.
+            head += stream.readline()
+    is_line = head.startswith(b"{") and b'"record_type"' in head
+    return is_line and b'"eplb_initial_mapping"' not in head
 
 
 def _windows(

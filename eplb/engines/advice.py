@@ -114,7 +114,9 @@ def deployment_of(experts: int, gpus: int, spare: int, gpus_per_node: int, group
     """``spare`` slots on each of ``gpus`` beyond those that the experts need."""
     nodes = gpus // gpus_per_node if gpus % gpus_per_node == 0 else 1
     slots = (-(-experts // gpus) + spare) * gpus
-    return check_sizes(experts, slots, gpus, groups, nodes)
+    deployment = Deployment(slots, groups, nodes, gpus)
+    check_sizes(deployment, experts)
+    return deployment
 
 
 def plans(sandbox: Sandbox, program: Path, windows: np.ndarray, deployment: Deployment):

@@ -17,7 +17,7 @@ import numpy as np
 from eplb.common import UserError, replacing, write_text
 from eplb.engines.format import Format
 from eplb.engines.model import ExpertStatistics
-from eplb.engines.reading import statistics_of
+from eplb.engines.reading import array_of, statistics_of
 from eplb.engines.source import Source
 
 KEY = "weight"
@@ -81,16 +81,8 @@ def _stacked(source: Source, layers: dict[int, object]) -> object:
         experts = 1 + max(max(row) for row in by_expert.values())
         return [[row.get(e, 0) for e in range(experts)] for row in by_expert.values()]
     rows = [row.tolist() if hasattr(row, "tolist") else row for row in layers.values()]
-    if all(isinstance(_first(row), list) for row in rows):
-        _check_iterations(source, layers, rows)
-        return [list(iteration) for iteration in zip(*rows, strict=True)]
-    return rows
-
-
-def _check_iterations(source: Source, layers: dict[int, object], rows: list) -> None:
-    odd = next((n for n, row in zip(layers, rows, strict=True) if len(row) != len(rows[0])), None)
-    if odd is not None:
-        raise UserError(f"{source}: layer {odd} has another number of iterations than the first")
+    counts = array_of(source, rows, list(layers))
+    return counts.swapaxes(0, 1) if counts.ndim == 3 else counts
 
 
 def write_statistics(path: Path, statistics: ExpertStatistics) -> None:

@@ -1,8 +1,7 @@
 """What every engine's files come down to: expert statistics and expert placements.
 
 Covered: the two in-memory forms, and how layers are numbered. Not covered: any file format (one
-module per engine), checks of files' content (`eplb.engines.reading`), matching one form with the
-other (`eplb.planning.matching`) and planning (`eplb.planning.planner`).
+module per engine) and checks of files' content (`eplb.engines.reading`).
 """
 
 from __future__ import annotations
@@ -14,6 +13,7 @@ import numpy as np
 
 from eplb.common import UserError
 from eplb.loads import experts_in_order
+from eplb.placement import Deployment
 
 
 @dataclass(frozen=True)
@@ -47,6 +47,19 @@ class ExpertStatistics:
     @property
     def num_experts(self) -> int:
         return self.loads.shape[2]
+
+    @property
+    def deployment(self) -> Deployment | None:
+        """What was recorded on, as far as the files tell; None where they do not tell the ranks.
+
+        Ranks alone tell the rest: a slot an expert, or a few more so that all ranks have as many,
+        and one group and node.
+        """
+        ranks = self.num_ranks
+        if not ranks:
+            return None
+        slots = self.num_slots or -(-self.num_experts // ranks) * ranks
+        return Deployment(slots, self.num_groups or 1, self.num_nodes or 1, ranks)
 
     @property
     def iterations(self) -> range:

@@ -13,7 +13,7 @@ from numbers import Real
 import numpy as np
 
 from eplb.common import UserError
-from eplb.engines.model import ExpertStatistics
+from eplb.engines.model import EnginePlacement, ExpertStatistics
 from eplb.engines.source import Source
 from eplb.placement import expert_fault
 
@@ -36,7 +36,7 @@ def statistics_of(
 
     Raises `UserError` with iteration, layer and expert for the first value that is no count.
     """
-    counts = _array(source, values, layers)
+    counts = array_of(source, values, layers)
     if counts.ndim == 2:
         counts = counts[None]
     if counts.ndim != 3 or 0 in counts.shape:
@@ -66,7 +66,8 @@ def statistics_of(
     )
 
 
-def _array(source: Source | str, values: object, layers: Sequence[int] | None) -> np.ndarray:
+def array_of(source: Source | str, values: object, layers: Sequence[int] | None) -> np.ndarray:
+    """``values`` as an array of any shape, with the numbers of its rows for the words."""
     if hasattr(values, "detach"):
         # numpy has no bfloat16; a float64 holds every count that passes the checks.
         values = values.double() if values.is_floating_point() else values
@@ -127,12 +128,10 @@ def gaps(statistics: ExpertStatistics) -> ExpertStatistics:
         raise UserError("no expert received any token in these iterations; choose others")
     notes, left_out = [], "left out of averages"
     if idle:
-        layers = f"layer{'s'[: len(idle) > 1]} {spans(idle)}"
-        notes.append(f"no token in {layers}: {left_out}, and experts stay in order")
+        notes.append(f"no token in {many('layer', idle)}: {left_out}, and experts stay in order")
     empty = statistics.first_iteration + np.flatnonzero(~statistics.loads.any(axis=(1, 2)))
     if empty.size:
-        iterations = f"iteration{'s'[: empty.size > 1]} {spans(empty.tolist())}"
-        notes.append(f"no token in {iterations}: {left_out}")
+        notes.append(f"no token in {many('iteration', empty.tolist())}: {left_out}")
     unused = 1 - used[used.any(axis=1)].mean()
     if unused > 0.5:
         notes.append(
@@ -140,6 +139,11 @@ def gaps(statistics: ExpertStatistics) -> ExpertStatistics:
             f"many, add the others, else record for longer"
         )
     return replace(statistics, notes=(*statistics.notes, *notes))
+
+
+def many(unit: str, numbers: list[int]) -> str:
+    """Ascending numbers of something in words: "layers 2, 4 to 7"."""
+    return f"{unit}{'s'[: len(numbers) > 1]} {spans(numbers)}"
 
 
 def spans(numbers: list[int]) -> str:
@@ -153,12 +157,18 @@ def spans(numbers: list[int]) -> str:
     return ", ".join(str(a) if a == b else f"{a} to {b}" for a, b in parts)
 
 
-def checked_rows(source: Source, layers: Sequence[int], rows: list) -> tuple[np.ndarray, int]:
-    """Check a file's rows of expert ids; return ``phy2log`` [layers, slots] int64 and the experts.
+def placement_of(
+    source: Source, rows: list, layers: Sequence[int] | None = None, **known
+) -> EnginePlacement:
+    """The placement of a file's ``rows`` of expert ids.
+
+    layers: the number of each row, from 0 on by default
+    known: further fields of `EnginePlacement`
 
     Every row must have the same length and hold every expert. There are as many experts as the
     highest id tells, since no file says how many.
     """
+    layers = range(len(rows)) if layers is None else layers
     arrays = []
     for layer, row in zip(layers, rows, strict=True):
         try:
@@ -185,4 +195,4 @@ def checked_rows(source: Source, layers: Sequence[int], rows: list) -> tuple[np.
     fault = expert_fault(phy2log, num_experts, layers)
     if fault is not None:
         raise UserError(f"{source}: {fault}")
-    return phy2log, num_experts
+    return EnginePlacement(phy2log, tuple(layers), num_experts, **known)

@@ -8,33 +8,24 @@ from __future__ import annotations
 from pathlib import Path
 
 from eplb.common import UserError
-from eplb.engines import (
-    counts,
-    sglang,
-    table,
-    tensorrt_llm,
-    trace,
-    vllm_41141,
-    vllm_49572,
-    vllm_ascend,
-)
+from eplb.engines import counts, sglang, table, tensorrt_llm, trace, vllm_ascend, vllm_proposals
 from eplb.engines.model import EnginePlacement, ExpertStatistics
 from eplb.engines.reading import gaps
 from eplb.engines.source import Source
 
 FORMATS = {
-    module.FORMAT.name: module.FORMAT
-    for module in (
+    form.name: form
+    for form in (
         # Folders and large files first, which their names and first bytes tell.
-        tensorrt_llm,
-        vllm_41141,
-        trace,
-        table,
-        sglang,
-        vllm_ascend,
-        vllm_49572,
+        tensorrt_llm.FORMAT,
+        vllm_proposals.MAPPING_FORMAT,
+        trace.FORMAT,
+        table.FORMAT,
+        sglang.FORMAT,
+        vllm_ascend.FORMAT,
+        vllm_proposals.EXPERT_MAP_FORMAT,
         # Last, since it takes any array.
-        counts,
+        counts.FORMAT,
     )
 }
 WRITTEN = [name for name, form in FORMATS.items() if form.suffixes]
@@ -70,6 +61,11 @@ def detect(source: Source) -> str:
     )
 
 
+def _read(path: Path) -> ExpertStatistics | EnginePlacement:
+    source = Source(path)
+    return FORMATS[detect(source)].read(source)
+
+
 def read_statistics(
     path: Path,
     start: int | None = None,
@@ -80,16 +76,14 @@ def read_statistics(
 
     first_moe_layer: see `ExpertStatistics.numbered`
     """
-    source = Source(path)
-    content = FORMATS[detect(source)].read(source)
+    content = _read(path)
     if not isinstance(content, ExpertStatistics):
         raise UserError(f"{path} holds a placement, not statistics; give the recording")
     return gaps(content.numbered(first_moe_layer).between(start, stop))
 
 
 def read_placement(path: Path) -> EnginePlacement:
-    source = Source(path)
-    content = FORMATS[detect(source)].read(source)
+    content = _read(path)
     if not isinstance(content, EnginePlacement):
         raise UserError(f"{path} holds statistics, not a placement; give the placement file")
     return content

@@ -24,7 +24,7 @@ import numpy as np
 from eplb.common import UserError, replacing, write_text
 from eplb.engines.format import Format
 from eplb.engines.model import EnginePlacement, ExpertStatistics
-from eplb.engines.reading import checked_rows, statistics_of
+from eplb.engines.reading import placement_of, statistics_of
 from eplb.engines.source import Source
 
 COUNTS, PLACEMENT = "logical_count", "physical_to_logical_map"
@@ -49,10 +49,7 @@ def read(source: Source) -> ExpertStatistics | EnginePlacement:
         rows = rows.tolist() if hasattr(rows, "tolist") else rows
         if not isinstance(rows, list):
             raise UserError(f"{source}: {PLACEMENT} is no list of rows; generate it again")
-        phy2log, num_experts = checked_rows(source, range(len(rows)), rows)
-        return EnginePlacement(
-            phy2log, tuple(range(len(rows))), num_experts, model_layers=len(rows)
-        )
+        return placement_of(source, rows, model_layers=len(rows))
     return _statistics(source, _dump(source).loads)
 
 

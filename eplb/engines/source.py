@@ -15,6 +15,7 @@ import shutil
 import tempfile
 import warnings
 import zipfile
+from contextlib import suppress
 from functools import cached_property
 from pathlib import Path
 
@@ -95,28 +96,21 @@ class Source:
         """Whether the content is a dictionary with ``key``."""
         return isinstance(self.content, dict) and key in self.content
 
-    @cached_property
-    def json_lines(self) -> list[object]:
-        """The objects of a file with one JSON text a line, at least two; else nothing.
+    def _json(self) -> object:
+        """The one object, or a list of those of several lines.
 
         A last line that is cut off, as of a recording under way, is left out.
         """
-        lines = self.text.splitlines() if self.looks_like_json else []
-        objects = []
-        for line in lines:
-            try:
-                objects += [json.loads(line)] if line.strip() else []
-            except (ValueError, RecursionError):
-                if line is not lines[-1]:
-                    return []
-        return objects if len(lines) > 1 else []
-
-    def _json(self) -> object:
         try:
             return json.loads(self.text)
         except (ValueError, RecursionError) as error:
-            if self.json_lines:
-                return self.json_lines
+            *lines, last = self.text.splitlines()
+            if lines:
+                with suppress(ValueError, RecursionError):
+                    objects = [json.loads(line) for line in lines if line.strip()]
+                    with suppress(ValueError, RecursionError):
+                        objects.append(json.loads(last))
+                    return objects
             raise UserError(f"{self} is not valid JSON ({error}); copy it again") from error
 
     def _archive(self) -> object:

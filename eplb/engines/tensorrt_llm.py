@@ -31,7 +31,7 @@ from tqdm import tqdm
 from eplb.common import UserError, check_writable, replacing, write_text
 from eplb.engines.format import Format
 from eplb.engines.model import EnginePlacement, ExpertStatistics
-from eplb.engines.reading import checked_rows, count_fault, spans, statistics_of
+from eplb.engines.reading import count_fault, many, placement_of, statistics_of
 from eplb.engines.source import Source
 
 RANK_FILE = re.compile(r"rank(\d+)\.safetensors")
@@ -80,8 +80,8 @@ def read_statistics(source: Source) -> ExpertStatistics:
     partial = {i for (i, layer), found in ranks_with.items() if found < per_layer[layer]}
     if partial:
         notes.append(
-            f"{source}: not all ranks recorded iteration{'s'[: len(partial) > 1]} "
-            f"{spans(sorted(partial))}; what there is was added up"
+            f"{source}: not all ranks recorded {many('iteration', sorted(partial))}; what there is "
+            f"was added up"
         )
     # Only the ranks of one stage share its layers. A single rank may have recorded by itself.
     known = {"num_ranks": ranks if ranks > 1 else None, "notes": tuple(notes)}
@@ -190,15 +190,16 @@ def read_placement(source: Source) -> EnginePlacement:
         raise UserError(f"{source} has no initial_global_assignments; generate it again")
     if not all(isinstance(layer, int) and layer >= 0 for layer in assignments):
         raise UserError(f"{source}: initial_global_assignments must map layer numbers to lists")
-    layers = tuple(sorted(assignments))
-    phy2log, num_experts = checked_rows(source, layers, [assignments[n] for n in layers])
-    if config.get("num_slots") != phy2log.shape[1]:
+    layers = sorted(assignments)
+    updates = config.get("layer_updates_per_iter", 0)
+    rows = [assignments[layer] for layer in layers]
+    placement = placement_of(source, rows, layers, layer_updates_per_iter=updates)
+    if config.get("num_slots") != placement.phy2log.shape[1]:
         raise UserError(
             f"{source}: num_slots is {config.get('num_slots')}, "
-            f"the lists have {phy2log.shape[1]} expert ids; generate it again"
+            f"the lists have {placement.phy2log.shape[1]} expert ids; generate it again"
         )
-    updates = config.get("layer_updates_per_iter", 0)
-    return EnginePlacement(phy2log, layers, num_experts, layer_updates_per_iter=updates)
+    return placement
 
 
 def _config(source: Source) -> dict:

@@ -53,20 +53,17 @@ def write_statistics(path: Path, statistics: ExpertStatistics) -> None:
             f"a trace needs at least {WINDOWS} iterations to score programs on, "
             f"these are {len(iterations)}; record more"
         )
-    # Ranks alone tell the rest: without EPLB an expert has a slot, and one node is the least.
-    ranks, defaults = statistics.num_ranks, (None, None, None)
-    if ranks:
-        defaults = (-(-statistics.num_experts // ranks) * ranks, 1, 1)
+    known = statistics.deployment or statistics
     header = traces.TraceHeader(
         source=f"expert statistics of iterations {iterations.start} to {iterations[-1]}, "
         f"layers {layers[0]} to {layers[-1]}",
         top_k=statistics.top_k,
-        num_replicas=statistics.num_slots or defaults[0],
-        num_groups=statistics.num_groups or defaults[1],
-        num_nodes=statistics.num_nodes or defaults[2],
-        num_gpus=ranks,
         steps_per_record=statistics.steps_per_iteration or 1,
         rebalance_interval=interval,
+        num_replicas=getattr(known, "num_replicas", statistics.num_slots),
+        num_groups=known.num_groups,
+        num_nodes=known.num_nodes,
+        num_gpus=statistics.num_ranks,
     )
     traces.write_trace(path, traces.Trace(statistics.loads, header))
 

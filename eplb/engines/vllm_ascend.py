@@ -20,7 +20,7 @@ import numpy as np
 from eplb.common import UserError, write_text
 from eplb.engines.format import Format
 from eplb.engines.model import EnginePlacement
-from eplb.engines.reading import checked_rows
+from eplb.engines.reading import placement_of
 from eplb.engines.source import Source
 
 
@@ -55,10 +55,7 @@ def read(source: Source) -> EnginePlacement:
                 f"{size} slots and those of layer 0 {sizes[0]}; generate it again"
             )
     rows = [[expert for device in routed for expert in layer[device]] for layer in layers]
-    phy2log, num_experts = checked_rows(source, range(len(rows)), rows)
-    return EnginePlacement(
-        phy2log, tuple(range(len(rows))), num_experts, num_gpus=len(routed), moe_layers_only=True
-    )
+    return placement_of(source, rows, num_gpus=len(routed), moe_layers_only=True)
 
 
 def write_placement(path: Path, placement: EnginePlacement) -> None:

@@ -48,13 +48,9 @@ class Request:
         recorded = registry.read_statistics(
             self.expert_statistic_path, self.iter_start, self.iter_stop, self.first_moe_layer
         )
-        given = {
-            "num_ranks": self.ep_size,
-            "num_slots": self.num_slots,
-            "num_groups": self.num_groups,
-            "num_nodes": self.num_nodes,
-        }
-        given = {name: value for name, value in given.items() if value is not None}
+        names = ("num_slots", "num_groups", "num_nodes")
+        sizes = {"num_ranks": self.ep_size} | {name: getattr(self, name) for name in names}
+        given = {name: size for name, size in sizes.items() if size is not None}
         return replace(recorded, **given), recorded.num_ranks
 
 
@@ -76,7 +72,10 @@ def generate(**options) -> tuple[str, list[str]]:
         if target.name == "trace" and not statistics.num_ranks:
             warnings.append("the trace does not tell its deployment; give --ep_size, --num_slots")
         return _written(output, target, 0), warnings
-    deployment = _deployment(statistics)
+    deployment = statistics.deployment
+    if deployment is None:
+        raise UserError("the statistics do not tell the number of ranks; give --ep_size")
+    planner.check_sizes(deployment, statistics.num_experts)
     placement, summary = _plan(request, target, statistics, deployment)
     placement = replace(placement, layer_updates_per_iter=request.layer_updates_per_iter)
     target.write_placement(output, placement)
@@ -114,16 +113,6 @@ def _plan(
         Serving.of(request.hardware, request.dispatch, statistics.top_k),
     )
     return placement, f"{figures}\n\n{moved}"
-
-
-def _deployment(statistics: ExpertStatistics) -> Deployment:
-    """TensorRT-LLM's defaults where neither user nor files tell: recorded ranks, a slot each."""
-    experts, ranks = statistics.num_experts, statistics.num_ranks
-    if ranks is None:
-        raise UserError("the statistics do not tell the number of ranks; give --ep_size")
-    slots = statistics.num_slots or experts
-    groups, nodes = statistics.num_groups or 1, statistics.num_nodes or 1
-    return planner.check_sizes(experts, slots, ranks, groups, nodes)
 
 
 def _figures(

@@ -43,21 +43,22 @@ class LoadTable:
         return float(np.nanmean(self.imbalance_ratio))
 
     def __str__(self) -> str:
-        columns = (self.mean, self.std, self.imbalance_ratio)
-        rows = [[str(n), *row] for n, *row in zip(self.layers, *columns, strict=True)]
-        rows.append(["average", *(np.nanmean(column) for column in columns)])
+        figures = np.stack([self.mean, self.std, self.imbalance_ratio], axis=1)
+        rows = [*zip(self.layers, figures, strict=True), ("average", np.nanmean(figures, axis=0))]
         cells = [["layer", "mean", "std", "imbalance-ratio"]]
-        for name, mean, std, ratio in rows:
-            idle = np.isnan(mean)
-            cells.append(
-                [name, *(["-"] * 3 if idle else [f"{mean:.1f}", f"{std:.1f}", f"{ratio:.4f}"])]
-            )
-        widths = [max(map(len, column)) + 2 for column in zip(*cells, strict=True)]
-        return "\n".join(
-            row[0].ljust(widths[0])
-            + "".join(cell.rjust(width) for cell, width in zip(row[1:], widths[1:], strict=True))
-            for row in cells
-        )
+        for name, (mean, std, ratio) in rows:
+            shown = [f"{mean:.1f}", f"{std:.1f}", f"{ratio:.4f}"]
+            cells.append([str(name), *(["-"] * 3 if np.isnan(mean) else shown)])
+        return columns(cells)
+
+
+def columns(rows: list[list[str]]) -> str:
+    """The cells of ``rows`` below each other, the first column to the left, the others right."""
+    first, *widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    return "\n".join(
+        row[0].ljust(first) + "".join(f"  {cell:>{n}}" for cell, n in zip(row[1:], widths))
+        for row in rows
+    )
 
 
 def tabulate(
@@ -105,12 +106,10 @@ def _over_iterations(values: np.ndarray) -> np.ndarray:
 def compare(tables: dict[str, LoadTable]) -> str:
     """One line per placement: average imbalance ratio and balancedness."""
     names = [name if len(name) <= NAME_WIDTH else f"…{name[1 - NAME_WIDTH :]}" for name in tables]
-    width = max(len(name) for name in (*names, "placement")) + 2
-    lines = [f"{'placement':<{width}}{'imbalance-ratio':>15}{'balancedness':>14}"]
+    rows = [["placement", "imbalance-ratio", "balancedness"]]
     for name, table in zip(names, tables.values(), strict=True):
-        ratio = table.average_imbalance_ratio
-        lines.append(f"{name:<{width}}{ratio:>15.4f}{table.balancedness:>14.4f}")
-    return "\n".join(lines)
+        rows.append([name, f"{table.average_imbalance_ratio:.4f}", f"{table.balancedness:.4f}"])
+    return columns(rows)
 
 
 def check_plot(path: Path | None) -> None:

@@ -33,16 +33,14 @@ FEWEST_TO_SPLIT = 10
 Planner = Callable[[np.ndarray], np.ndarray]
 
 
-def check_sizes(num_experts: int, num_slots: int, ep_size: int, num_groups: int, num_nodes: int):
-    """The `Deployment` of these sizes, or a `UserError` that names the nearest ones that work."""
-    deployment = Deployment(num_slots, num_groups, num_nodes, ep_size)
+def check_sizes(deployment: Deployment, num_experts: int) -> None:
+    """Raise `UserError` for sizes that do not work, with the nearest ones that do."""
     try:
         deployment.check(num_experts)
     except UserError as error:
         # As the options are called.
         words = str(error).replace("num_replicas", "num_slots").replace("num_gpus", "ep_size")
         raise UserError(words) from error
-    return deployment
 
 
 def split(

@@ -59,6 +59,7 @@ def test_sglang_tables_of_ranks_add_up_and_times_follow(tmp_path):
 
 
 def write_rank(folder: Path, rank: int, cells: dict[tuple[int, int], list[int]]) -> None:
+    folder.mkdir(exist_ok=True)
     (folder / "meta_info.json").write_text(json.dumps({"num_experts": 4}))
     tensors = {f"{i}_{n}": np.array(row, np.int32) for (i, n), row in cells.items()}
     save_file(tensors, folder / f"rank{rank}.safetensors")

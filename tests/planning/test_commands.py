@@ -26,6 +26,7 @@ from eplb.sandbox.runner import Run
 from eplb.workload_model import WorkloadModel
 from eplb.workload_model import generate as make_trace
 from tests.engines.samples import statistics, write_ranks
+from tests.engines.test_odd_folders import write_rank
 
 ROOT = Path(__file__).parents[2]
 
@@ -198,6 +199,19 @@ def test_defaults_are_the_recorded_ranks_and_a_slot_an_expert(no_sandbox, record
     generated(recording, tmp_path / "map.json", format="vllm-ascend", ep_size=None, num_slots=None)
     placement = registry.read_placement(tmp_path / "map.json")
     assert (placement.num_gpus, placement.phy2log.shape[1]) == (8, 256)
+
+
+def test_defaults_hold_for_pipeline_stages_and_uneven_ranks(no_sandbox, tmp_path):
+    """Two ranks a stage; ten experts on four ranks make twelve slots."""
+    for rank in range(4):
+        write_rank(tmp_path / "dump", rank, {(i, rank // 2): [9, 1, 2, 3] for i in range(3)})
+    output = tmp_path / "map.json"
+    generated(tmp_path / "dump", output, format="vllm-ascend", ep_size=None, num_slots=None)
+    placement = registry.read_placement(output)
+    assert (placement.num_gpus, placement.phy2log.shape) == (2, (2, 4))
+    (tmp_path / "counts.json").write_text(json.dumps([list(range(1, 11))]))
+    generated(tmp_path / "counts.json", tmp_path / "out.yaml", ep_size=4, num_slots=None)
+    assert registry.read_placement(tmp_path / "out.yaml").phy2log.shape == (1, 12)
 
 
 def test_more_ranks_than_experts_are_written_and_reported(no_sandbox, tmp_path):

@@ -28,14 +28,14 @@ def test_sizes_name_the_nearest_that_work():
     with pytest.raises(
         UserError, match="num_slots 321 is not a multiple of ep_size 8.* 320 or 328"
     ):
-        planner.check_sizes(256, 321, 8, 1, 1)
+        planner.check_sizes(Deployment(321, 1, 1, 8), 256)
     with pytest.raises(UserError, match="num_slots 200 is fewer than the 256 experts.* 256"):
-        planner.check_sizes(256, 200, 8, 1, 1)
+        planner.check_sizes(Deployment(200, 1, 1, 8), 256)
     with pytest.raises(UserError, match="num_slots 257 is not a multiple of ep_size 12.* 264"):
-        planner.check_sizes(257, 257, 12, 1, 1)
+        planner.check_sizes(Deployment(257, 1, 1, 12), 257)
     with pytest.raises(UserError, match="ep_size 8 is not a multiple of num_nodes 3"):
-        planner.check_sizes(256, 320, 8, 1, 3)
-    assert planner.check_sizes(256, 320, 8, 8, 2) == Deployment(320, 8, 2, 8)
+        planner.check_sizes(Deployment(320, 1, 3, 8), 256)
+    planner.check_sizes(Deployment(320, 8, 2, 8), 256)
 
 
 def test_steady_traffic_is_summed_and_drifting_traffic_forgotten():
