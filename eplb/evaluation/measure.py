@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from itertools import count
 from pathlib import Path
 
 import numpy as np
@@ -58,30 +59,31 @@ def run_program(
 
     Raises `Refused` for what the program does wrong, and `UserError` where the seed fails.
     """
-    placements: list[ExpertPlacement] = []
-    answers: list[Answer] = []
+    warm_up = windows[: SEED_WINDOWS if time_seed else 0]
+    calls, total = count(1), repeats * (len(warm_up) + len(windows))
+    first: list[ExpertPlacement] = []
     seconds, seed_seconds = [], []
-    for repeat in range(repeats):
+    for repeat in range(1, repeats + 1):
         if time_seed:
-            seed = run_seed(sandbox, windows[:SEED_WINDOWS], deployment)
+            seed = run_seed(sandbox, warm_up, deployment, lambda _: progress(next(calls) / total))
             seed_seconds.append(seed.seconds[0])
-            progress((repeat + 0.5) / repeats)
-        run = sandbox.run(program, windows, deployment)
+        run = sandbox.run(program, windows, deployment, lambda: progress(next(calls) / total))
         seconds.append(run.seconds)
-        if repeat == 0:
-            answers = run.answers
-            placements = _checked(answers, windows, deployment, require_locality)
-        elif not _same(run.answers, answers):
-            again = _checked(run.answers, windows, deployment, require_locality)
-            _refuse_difference(placements, again, repeat)
-        progress((repeat + 1) / repeats)
-    return ProgramRun(placements, np.array(seconds), np.array(seed_seconds))
+        placements = _checked(run.answers, windows, deployment, require_locality)
+        first = first or placements
+        _refuse_difference(first, placements, repeat)
+    return ProgramRun(first, np.array(seconds), np.array(seed_seconds))
 
 
-def run_seed(sandbox: Sandbox, windows: np.ndarray, deployment: Deployment) -> ProgramRun:
+def run_seed(
+    sandbox: Sandbox,
+    windows: np.ndarray,
+    deployment: Deployment,
+    progress: Callable[[float], None] = lambda share: None,
+) -> ProgramRun:
     """One run of the seed, whose failure is a `UserError`."""
     try:
-        return run_program(sandbox, project_file(SEED), windows, deployment)
+        return run_program(sandbox, project_file(SEED), windows, deployment, progress=progress)
     except Refused as error:
         raise UserError(
             f"the seed program, which the speed is measured against, failed ({error}); "
@@ -94,29 +96,15 @@ def _checked(
 ) -> list[ExpertPlacement]:
     """Validate every answer; the refusal names the window."""
     placements = []
+    _, layers, experts = windows.shape
+    sizes = {"num_layers": layers, "num_experts": experts, "deployment": deployment}
     for window, answer in enumerate(answers):
         try:
-            placement = validate(
-                answer.phy2log,
-                answer.log2phy,
-                answer.logcnt,
-                num_layers=windows.shape[1],
-                num_experts=windows.shape[2],
-                deployment=deployment,
-                require_locality=require_locality,
-            )
+            placement = validate(**vars(answer), **sizes, require_locality=require_locality)
         except InvalidPlacement as error:
             raise Refused(f"window {window}: {error}") from error
         placements.append(placement)
     return placements
-
-
-def _same(left: list[Answer], right: list[Answer]) -> bool:
-    return all(
-        np.array_equal(getattr(a, name), getattr(b, name))
-        for a, b in zip(left, right, strict=True)
-        for name in ("phy2log", "log2phy", "logcnt")
-    )
 
 
 def _refuse_difference(
@@ -130,7 +118,7 @@ def _refuse_difference(
             raise Refused(
                 f"window {window}: layer {layer}, slot {slot} holds expert "
                 f"{one.phy2log[layer, slot]} in the first run and {other.phy2log[layer, slot]} in "
-                f"run {repeat + 1} on the same windows; a program is a function of its windows, "
+                f"run {repeat} on the same windows; a program is a function of its windows, "
                 f"so random numbers need a fixed seed and clocks must not decide"
             )
 
@@ -191,58 +179,36 @@ def evaluate(settings: Settings, progress: Callable[[float], None]) -> Evaluatio
     """
     _check_program(settings.program)
     reading = 1 / (settings.repeats + 1)
+    options = {
+        "repeats": settings.repeats,
+        "require_locality": settings.require_locality,
+        "time_seed": True,
+        "progress": lambda share: progress(reading + (1 - reading) * share),
+    }
     with Sandbox(settings.timeout, (settings.trace, *settings.hidden)) as sandbox:
         # The sandbox imports torch in the meantime.
         deployment, history, serving = _read(settings, lambda share: progress(reading * share))
-        seed_scores = run = scores = refusal = None
+        found = {}
         if settings.seed_history:
             seed = run_seed(sandbox, history.seen, deployment)
-            seed_scores = PlacementScores(seed.placements, history, deployment, serving)
+            found["seed_scores"] = PlacementScores(seed.placements, history, deployment, serving)
         try:
-            run = run_program(
-                sandbox,
-                settings.program,
-                history.seen,
-                deployment,
-                repeats=settings.repeats,
-                require_locality=settings.require_locality,
-                time_seed=True,
-                progress=lambda share: progress(reading + (1 - reading) * share),
-            )
-            scores = PlacementScores(run.placements, history, deployment, serving)
+            run = run_program(sandbox, settings.program, history.seen, deployment, **options)
+            found["run"] = run
+            found["scores"] = PlacementScores(run.placements, history, deployment, serving)
         except Refused as error:
-            refusal = error
-        return Evaluation(
-            settings=settings,
-            deployment=deployment,
-            history=history,
-            isolation=sandbox.isolation,
-            seed_scores=seed_scores,
-            run=run,
-            scores=scores,
-            refusal=refusal,
-        )
+            found["refusal"] = error
+        return Evaluation(settings, deployment, history, sandbox.isolation, **found)
 
 
 def _check_program(program: Path) -> None:
-    if program.is_dir():
-        raise UserError(f"{program} is a folder; --program_path names one Python file")
     if not program.is_file():
-        raise UserError(f"there is no program {program}; --program_path names one Python file")
+        what = f"{program} is a folder" if program.is_dir() else f"there is no program {program}"
+        raise UserError(f"{what}; --program_path names one Python file")
     try:
         program.open("rb").close()
     except OSError as error:
         raise UserError(f"cannot read the program {program}: {error.strerror}") from error
-
-
-def _check_locality(deployment: Deployment) -> None:
-    if not deployment.can_be_node_local:
-        nearest = -(-deployment.num_groups // deployment.num_nodes) * deployment.num_nodes
-        raise UserError(
-            f"--locality require needs whole groups per node, and num_groups "
-            f"{deployment.num_groups} is not a multiple of num_nodes {deployment.num_nodes}; "
-            f"the nearest value that works is {nearest}, or use --locality report"
-        )
 
 
 def _read(
@@ -255,7 +221,11 @@ def _read(
         history = History.of(trace, trace.interval(settings.rebalance_interval))
     except UserError as error:
         raise UserError(f"trace {settings.trace}: {error}") from error
-    if settings.require_locality:
-        _check_locality(deployment)
-    serving = Serving.of(settings.hardware, settings.dispatch, trace.header.top_k)
-    return deployment, history, serving
+    if settings.require_locality and not deployment.can_be_node_local:
+        groups, nodes = deployment.num_groups, deployment.num_nodes
+        raise UserError(
+            f"--locality require needs whole groups per node, and num_groups {groups} is not a "
+            f"multiple of num_nodes {nodes}; the nearest value that works is "
+            f"{-(-groups // nodes) * nodes}, or use --locality report"
+        )
+    return deployment, history, Serving.of(settings.hardware, settings.dispatch, trace.header.top_k)

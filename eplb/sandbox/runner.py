@@ -18,6 +18,7 @@ import socket
 import subprocess
 import tempfile
 import time
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -94,10 +95,17 @@ class Sandbox:
         self._kill()
         self._stderr.close()
 
-    def run(self, program: Path, windows: np.ndarray, deployment: Deployment) -> Run:
+    def run(
+        self,
+        program: Path,
+        windows: np.ndarray,
+        deployment: Deployment,
+        answered: Callable[[], None] = lambda: None,
+    ) -> Run:
         """Load ``program`` in a fresh process and have it answer ``windows`` in order.
 
         windows: [windows, layers, experts], tokens per expert; handed over as float32
+        answered: called after every window, off the clock
 
         Raises `Refused`, or `UserError` where the program or the sandbox's Python cannot be read.
         """
@@ -110,7 +118,7 @@ class Sandbox:
         self._await_ready()
         with one_processor() as cpu:
             empty = self._measure_empty_round_trip(windows.shape[1:], cpu)
-            run = self._run(source, windows, deployment, cpu)
+            run = self._run(source, windows, deployment, cpu, answered)
         return Run(run.answers, np.maximum(run.seconds - empty, 0.0))
 
     def _measure_empty_round_trip(self, shape: tuple[int, ...], cpu: int | None) -> float:
@@ -122,7 +130,12 @@ class Sandbox:
         return self._empty_round_trip[shape]
 
     def _run(
-        self, source: str, windows: np.ndarray, deployment: Deployment, cpu: int | None
+        self,
+        source: str,
+        windows: np.ndarray,
+        deployment: Deployment,
+        cpu: int | None,
+        answered: Callable[[], None] = lambda: None,
     ) -> Run:
         try:
             deadline = time.monotonic() + self.timeout
@@ -133,7 +146,10 @@ class Sandbox:
                 kernel = child.load()
                 parts = ["bubblewrap"] * self._bubblewrap + kernel
                 self.isolation = ", ".join(parts) or "process limits only"
-                answered = [child.answer(window) for window in windows.astype(np.float32)]
+                timed = []
+                for window in windows.astype(np.float32):
+                    timed.append(child.answer(window))
+                    answered()
                 child.finish()
         except Silence as silence:
             raise Refused(self._why(silence)) from silence
@@ -142,7 +158,7 @@ class Sandbox:
             raise
         if self._settle() is None:
             raise Refused("the program's process did not end after its last answer")
-        answers, seconds = zip(*answered, strict=True)
+        answers, seconds = zip(*timed, strict=True)
         return Run(list(answers), np.array(seconds))
 
     def _confinement(self, cpu: int | None) -> dict:

@@ -54,7 +54,7 @@ def no_sandbox(monkeypatch):
         def __exit__(self, *_):
             pass
 
-        def run(self, program, windows, deployment):
+        def run(self, program, windows, deployment, *_):
             placements = [place_greedily(window, deployment) for window in windows]
             return Run(placements, np.full(len(windows), 1e-3))
 

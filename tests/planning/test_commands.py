@@ -88,7 +88,7 @@ def no_sandbox(monkeypatch):
 
         def __exit__(self, *_): ...
 
-        def run(self, program, windows, deployment):
+        def run(self, program, windows, deployment, *_):
             placements = [place_greedily(window, deployment) for window in windows]
             return Run(placements, np.zeros(len(windows)))
 
