@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 
 from eplb.common import project_file
-from eplb.evaluation.measure import SEED, run_program, run_seed
+from eplb.evaluation.measure import SEED, Settings, run_program, run_seed
 from eplb.evaluation.scores import SCORINGS, Figures, PlacementScores
 from eplb.sandbox.runner import Refused, Sandbox
 from eplb.throughput.profile import DEFAULT, Serving
@@ -107,3 +107,20 @@ def score_fresh(
 def mean_score(scores: Sequence[FreshScore]) -> float:
     """The mean over the traces, a refusal as 0.0."""
     return float(np.mean([score.score for score in scores]))
+
+
+def compare(
+    settings: Settings, scoring: str, count: int, known: float, progress: Callable[[float], None]
+) -> dict[str, object]:
+    """The program's scores on ``count`` traces, and how far their mean is below the ``known``."""
+    options = {
+        "require_locality": settings.require_locality,
+        "dispatch": settings.dispatch,
+        "hardware": settings.hardware,
+        "scoring": scoring,
+        "progress": progress,
+    }
+    with Sandbox(settings.timeout, settings.hidden) as sandbox:
+        [scores] = score_fresh([settings.program], draw(count), sandbox, **options)
+    mean = mean_score(scores)
+    return {"scores": [score.record for score in scores], "mean": mean, "gap": known - mean}

@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 
 from eplb.common import replacing
 from eplb.evaluation.measure import Evaluation
-from eplb.loads import balancedness, experts_in_order, gpu_loads
+from eplb.loads import balancedness, experts_in_order
 
 # Two colours that differ in lightness too, for print and for colour-blind readers.
 PROGRAM, SEED, QUIET = "#1b6ca8", "#d1751f", "#777777"
@@ -20,12 +20,9 @@ PROGRAM, SEED, QUIET = "#1b6ca8", "#d1751f", "#777777"
 
 def draw(evaluation: Evaluation, folder: Path) -> None:
     """Write gpu_loads.png and balancedness.png to ``folder``."""
-    for name, figure in (
-        ("gpu_loads.png", gpu_loads_figure(evaluation)),
-        ("balancedness.png", balancedness_figure(evaluation)),
-    ):
-        with replacing(folder / name) as partial:
-            figure.savefig(partial, dpi=120)
+    for name, figure in (("gpu_loads", gpu_loads_figure), ("balancedness", balancedness_figure)):
+        with replacing(folder / f"{name}.png") as partial:
+            figure(evaluation).savefig(partial, dpi=120)
 
 
 def gpu_loads_figure(evaluation: Evaluation) -> Figure:
@@ -37,15 +34,17 @@ def gpu_loads_figure(evaluation: Evaluation) -> Figure:
     scores = evaluation.scores
     order = np.argsort(scores.balancedness_score, kind="stable")
     window = int(order[np.isfinite(scores.balancedness_score).sum() // 2])
-    after = scores.gpu_loads[window]
     load = evaluation.history.windows[window + 1]
     in_order = experts_in_order(*load.shape, scores.deployment.num_replicas)
-    before = gpu_loads(load, in_order, scores.deployment.num_gpus)
-
-    panels = {"experts in order": before, "this program": after}
-    titles = [f"{name}: balancedness {balancedness(each):.3f}" for name, each in panels.items()]
+    panels = {
+        f"{name}: balancedness {balancedness(loads):.3f}": loads
+        for name, loads in (
+            ("experts in order", scores.over_gpus(load, in_order)),
+            ("this program", scores.gpu_loads[window]),
+        )
+    }
     figure = Figure(figsize=(11, 6.2), layout="constrained")
-    draw_loads(figure, dict(zip(titles, panels.values(), strict=True)))
+    draw_loads(figure, panels)
     figure.suptitle(
         f"Load of every GPU in window {window + 1}; the program had seen window {window}"
     )
@@ -71,40 +70,30 @@ def draw_loads(figure, panels: dict[str, np.ndarray], unit: str = "GPU") -> list
 
 def balancedness_figure(evaluation: Evaluation) -> Figure:
     """Balancedness by window: the program, the seed, and what a perfect forecast would give."""
-    scores = evaluation.scores
+    scores, seed = evaluation.scores, evaluation.seed_scores
     windows = np.arange(len(scores.balancedness_score))
-    lines = [
-        (
-            "this program, on the window it saw (oracle)",
-            scores.balancedness_oracle,
-            PROGRAM,
-            ":",
-            "",
-        ),
-        ("this program", scores.balancedness_score, PROGRAM, "-", "o"),
-        ("experts in order", scores.balancedness_in_order, QUIET, "-", ""),
-    ]
-    if evaluation.seed_scores is not None:
-        lines.insert(2, ("seed", evaluation.seed_scores.balancedness_score, SEED, "--", "s"))
-
+    oracle = "this program, on the window it saw (oracle)"
+    lines = {
+        oracle: (scores.balancedness_oracle, ":", PROGRAM),
+        "this program": (scores.balancedness_score, "-o", PROGRAM),
+        "seed": (seed.balancedness_score if seed else None, "--s", SEED),
+        "experts in order": (scores.balancedness_in_order, "-", QUIET),
+    }
     figure = Figure(figsize=(9, 5), layout="constrained")
     axis = figure.subplots()
-    for name, values, colour, style, marker in lines:
-        label = f"{name}: mean {np.nanmean(values):.3f}"
-        axis.plot(
-            windows, values, style, color=colour, marker=marker or None, markersize=5, label=label
-        )
+    for name, (values, style, colour) in lines.items():
+        if values is not None:
+            label = f"{name}: mean {np.nanmean(values):.3f}"
+            axis.plot(windows, values, style, color=colour, markersize=5, label=label)
     axis.set_xticks(windows, [f"{w}→{w + 1}" for w in windows])
-    if len(windows) > 16:
-        axis.tick_params(axis="x", rotation=90)
-    axis.set_ylim(0, 1.02)
-    axis.set_xlabel("window placed after → window scored on")
-    axis.set_ylabel("balancedness over GPUs (1 is perfect)")
-    axis.set_title("Balancedness by window")
-    axis.grid(axis="y", alpha=0.3)
-    for side in ("top", "right"):
-        axis.spines[side].set_visible(False)
-    figure.legend(
-        *axis.get_legend_handles_labels(), loc="outside lower center", ncols=2, frameon=False
+    axis.tick_params(axis="x", rotation=90 if len(windows) > 16 else 0)
+    axis.set(
+        ylim=(0, 1.02),
+        title="Balancedness by window",
+        xlabel="window placed after → window scored on",
+        ylabel="balancedness over GPUs (1 is perfect)",
     )
+    axis.grid(axis="y", alpha=0.3)
+    axis.spines[["top", "right"]].set_visible(False)
+    figure.legend(loc="outside lower center", ncols=2, frameon=False)
     return figure

@@ -5,75 +5,84 @@ Not covered: the files that it leaves (`eplb.evaluation.results`), whose content
 
 from __future__ import annotations
 
+import argparse
+import shlex
+import sys
 import textwrap
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from eplb.throughput.worth import REASONS
+
+# Name, value, note.
+Row = tuple[str, str, str]
 
 
 def table(metrics: dict[str, Any], results_dir: Path, next_command: str) -> str:
-    """The results on a screen, for a person; it ends with what to do next."""
-    private = metrics["private"]
-    d = private["deployment"]
+    """The results, and what to do next."""
+    private, file = metrics["private"], results_dir / "metrics.json"
+    size = {name: f"{n} {{}}{'s' * (n != 1)}" for name, n in private["deployment"].items()}
+    slots, gpus = size["num_replicas"].format("slot"), size["num_gpus"].format("GPU")
+    nodes, groups = size["num_nodes"].format("node"), size["num_groups"].format("group")
+    layers, experts = size["layers"].format("layer"), size["experts"].format("expert")
     rows = [
         ("program", _near(private["program"]), ""),
         ("trace", _near(private["trace"]), ""),
-        (
-            "deployment",
-            f"{_many(d['num_replicas'], 'slot')} on {_many(d['num_gpus'], 'GPU')} of "
-            f"{_many(d['num_nodes'], 'node')}",
-            "",
-        ),
-        (
-            "model",
-            f"{_many(d['layers'], 'layer')} of {_many(d['experts'], 'expert')} in "
-            f"{_many(d['num_groups'], 'group')}",
-            "",
-        ),
+        ("deployment", f"{slots} on {gpus} of {nodes}", ""),
+        ("model", f"{layers} of {experts} in {groups}", ""),
     ]
     if metrics["all_validation_errors"]:
-        reason = textwrap.indent(textwrap.fill(metrics["all_validation_errors"][0], 78), "  ")
-        last = [("what to do", f"text_feedback in {results_dir / 'metrics.json'}", "")]
-        return "\n".join([*_columns(rows), "REFUSED, score 0", reason, *_columns(last)])
+        reason = textwrap.fill(metrics["all_validation_errors"][0], 78)
+        lines = [*_lines(rows), "REFUSED, score 0", textwrap.indent(reason, "  ")]
+        return "\n".join([*lines, *_lines([("what to do", f"text_feedback in {file}", "")])])
     most = private["most_to_gain"]
     gain = f"{most[0]}, {most[1]:.4f} of the combined score" if most else "next to nothing"
-    last = [
-        ("most to gain", gain, ""),
-        ("results", f"{results_dir / 'metrics.json'}", ""),
-    ]
-    lines = [*_columns(rows), *_columns(_figures(metrics)), *_columns(last)]
-    return "\n".join([*lines, "next:", f"  {next_command}"])
+    rows += [*_figures(metrics), ("most to gain", gain, ""), ("results", str(file), "")]
+    return "\n".join([*_lines(rows), "next:", f"  {next_command}"])
 
 
-def _many(count: int, what: str) -> str:
-    return f"{count} {what}" if count == 1 else f"{count} {what}s"
+def next_command(args: argparse.Namespace, default: dict[str, Any]) -> str:
+    """What to type after a score: see it confirmed, and then let it be improved.
+
+    Carries everything that the program was scored with and that is not the ``default``.
+    """
+    if args.fresh is None:
+        return f"python {shlex.join(sys.argv)} --fresh 3"
+    start = args.program_path.absolute()
+    command = ["python", "run_evo.py", f"evo_config.init_program_path={start}"]
+    ours = ("program_path", "results_dir", "fresh", "plots", "json")
+    for name, value in vars(args).items():
+        if name not in ours and value != default[name]:
+            known = name in ("trace", "locality", "scoring")
+            setting = name if known else f"+distributed_job_config.extra_cmd_args.{name}"
+            value = value.absolute() if isinstance(value, Path) else value
+            command.append(f"{setting}={value}")
+    return shlex.join(command)
 
 
 def _near(path: str) -> str:
     """``path`` as seen from the working directory, where it lies in it."""
-    try:
-        return str(Path(path).absolute().relative_to(Path.cwd()))
-    except ValueError:
-        return path
+    whole = Path(path).absolute()
+    return str(whole.relative_to(Path.cwd())) if whole.is_relative_to(Path.cwd()) else path
 
 
-def _columns(rows: list[tuple[str, str, str]]) -> list[str]:
+def _lines(rows: list[Row]) -> list[str]:
     return [f"{name:<24}{value:<10}  {note}".rstrip() for name, value, note in rows]
 
 
-def _figures(metrics: dict[str, Any]) -> list[tuple[str, str, str]]:
-    """The rows of a program that was scored: name, value, note."""
+def _figures(metrics: dict[str, Any]) -> list[Row]:
+    """The rows of a program that was scored."""
     public, private = metrics["public"], metrics["private"]
     low, high = private["call_ms_quartiles"]
     ratio = public["seed_call_ms"] / public["call_ms"]
-    layers = ", ".join(map(str, private["worst_layers"])) or "none"
-    windows = np.array(private["by_window"]["balancedness_score"], dtype=float)
-    worst = int(np.nanargmin(windows))
+    known = [
+        (score, window)
+        for window, score in enumerate(private["by_window"]["balancedness_score"])
+        if score is not None
+    ]
+    score, worst = min(known)
 
-    def row(name: str, metric: str, note: str = "") -> tuple[str, str, str]:
+    def row(name: str, metric: str, note: str = "") -> Row:
         return name, f"{public[metric]:.4f}", note
 
     return [
@@ -89,19 +98,18 @@ def _figures(metrics: dict[str, Any]) -> list[tuple[str, str, str]]:
         ("migrated experts", f"{public['migrated_experts']:.1f}", "per layer and window"),
         row("node locality", "node_locality", f"locality {private['locality']}"),
         *_throughput(public, private),
-        ("worst window", f"{worst}->{worst + 1}", f"balancedness {windows[worst]:.4f}"),
-        ("worst layers", layers, ""),
+        ("worst window", f"{worst}->{worst + 1}", f"balancedness {score:.4f}"),
+        ("worst layers", ", ".join(map(str, private["worst_layers"])) or "none", ""),
         ("isolation", private["isolation"], ""),
         *_fresh(private.get("fresh")),
     ]
 
 
-def _throughput(public: dict[str, Any], private: dict[str, Any]) -> list[tuple[str, str, str]]:
+def _throughput(public: dict[str, Any], private: dict[str, Any]) -> list[Row]:
     """A column a phase: what is kept of the ideal tokens per second, and what takes the rest."""
     phases = private["throughput"]
-    lost = {reason: [phases[phase]["lost"][reason] for phase in phases] for reason in REASONS}
 
-    def row(name: str, values: list[float], note: str = "") -> tuple[str, str, str]:
+    def row(name: str, values: list[float], note: str = "") -> Row:
         first, second = (f"{value:.4f}" for value in values)
         return name, first, f"{second:<10}  {note}"
 
@@ -109,18 +117,23 @@ def _throughput(public: dict[str, Any], private: dict[str, Any]) -> list[tuple[s
         ("tokens per second", *phases),
         row("  kept", [public[f"kept_{phase}"] for phase in phases], "of the ideal"),
         row("  over no EPLB", [public[f"gain_{phase}"] for phase in phases], "times"),
-        *(row(f"  lost to {reason.replace('_', ' ')}", shares) for reason, shares in lost.items()),
+        *(
+            row(f"  lost to {why.replace('_', ' ')}", [of["lost"][why] for of in phases.values()])
+            for why in REASONS
+        ),
         ("  served", f"on {private['hardware']}, dispatch {private['dispatch']}", ""),
     ]
 
 
-def _fresh(fresh: dict[str, Any] | None) -> list[tuple[str, str, str]]:
-    """A line a trace that was drawn for this evaluation, and the one that sums them up."""
+def _fresh(fresh: dict[str, Any] | None) -> list[Row]:
+    """A line a trace that was drawn for this evaluation, after the one that sums them up."""
     if fresh is None:
         return []
-    rows = [
-        (f"  {one['trace']}", f"{one['score']:.4f}", one["refusal"] or f"seed {one['seed']}")
-        for one in fresh["scores"]
-    ]
     gap = f"{abs(fresh['gap']):.4f} {'below' if fresh['gap'] >= 0 else 'above'} the known trace"
-    return [("on fresh traces", f"{fresh['mean']:.4f}", gap), *rows]
+    return [
+        ("on fresh traces", f"{fresh['mean']:.4f}", gap),
+        *(
+            (f"  {one['trace']}", f"{one['score']:.4f}", one["refusal"] or f"seed {one['seed']}")
+            for one in fresh["scores"]
+        ),
+    ]

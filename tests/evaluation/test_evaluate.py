@@ -252,7 +252,7 @@ def test_an_empty_results_folder_touches_none(command, tmp_path):
 
 def test_fresh_traces(command, tmp_path, monkeypatch, trace):
     monkeypatch.setattr(fresh, "FRESH_PRESETS", ("tiny",))
-    monkeypatch.setattr(evaluate, "Sandbox", evaluation.Sandbox)
+    monkeypatch.setattr(fresh, "Sandbox", evaluation.Sandbox)
     status, out, _ = command("--repeats=1", "--fresh=2")
     assert status == 0
     told = results(tmp_path / "results")[0]["private"]["fresh"]
