@@ -22,7 +22,7 @@ import re
 import shutil
 import sqlite3
 import subprocess
-from contextlib import closing
+from contextlib import closing, suppress
 from pathlib import Path
 from typing import IO
 
@@ -97,25 +97,19 @@ def prepare(folder: Path, num_islands: int) -> int:
 
 def end_evaluations(folder: Path) -> None:
     """Kill evaluations that write into the folder, and cancel its Slurm jobs."""
-    orphans = [process for process in psutil.process_iter() if _evaluates_into(process, folder)]
-    family = [child for orphan in orphans for child in orphan.children(recursive=True)]
-    for process in orphans + family:
-        try:
+    doomed = []
+    for process in psutil.process_iter():
+        with suppress(psutil.Error):  # it may end at any moment
+            words = process.cmdline()
+            if "--results_dir" in words and any(w.startswith(f"{folder}/gen_") for w in words):
+                doomed += [process, *process.children(recursive=True)]
+    for process in doomed:
+        with suppress(psutil.NoSuchProcess):
             process.kill()
-        except psutil.NoSuchProcess:
-            pass
-    psutil.wait_procs(orphans + family, timeout=10)
+    psutil.wait_procs(doomed, timeout=10)
     jobs = _slurm_jobs(folder)
     if jobs:
         subprocess.run(["scancel", *jobs], timeout=60, check=False)
-
-
-def _evaluates_into(process: psutil.Process, folder: Path) -> bool:
-    try:
-        words = process.cmdline()
-    except psutil.Error:
-        return False
-    return "--results_dir" in words and any(word.startswith(f"{folder}/gen_") for word in words)
 
 
 def _slurm_jobs(folder: Path) -> list[str]:

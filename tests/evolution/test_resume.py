@@ -8,6 +8,7 @@ import subprocess
 import sys
 from contextlib import closing
 
+import psutil
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -150,6 +151,21 @@ def test_orphans_of_this_folder_only_are_ended(tmp_path):
         for process in (ours, other, reader):
             process.kill()
             process.wait()
+
+
+def test_an_orphan_that_ends_by_itself_meanwhile(tmp_path, monkeypatch):
+    words = [sys.executable, "-c", "input()", "--results_dir", f"{tmp_path}/gen_3/results"]
+    with subprocess.Popen(words, stdin=subprocess.PIPE) as orphan:
+        found = psutil.Process(orphan.pid)
+
+        def cmdline():
+            orphan.communicate(b"go\n")
+            return words
+
+        monkeypatch.setattr(found, "cmdline", cmdline)
+        monkeypatch.setattr(psutil, "process_iter", lambda: [found])
+        resume.end_evaluations(tmp_path)
+    assert orphan.returncode == 0
 
 
 def test_one_run_at_a_time(tmp_path):
