@@ -49,6 +49,13 @@ def shipped_programs() -> list[Path]:
     return sorted(project_file("programs").glob("*.py"))
 
 
+def markdown(title: str, lines: list[list[str]]) -> str:
+    """A table in Markdown from its cells, of which the first line is the heading."""
+    head, *rest = [f"| {' | '.join(line)} |\n" for line in lines]
+    rule = f"|{'---|' * len(lines[0])}\n"
+    return f"**{title}**\n\n{''.join([head, rule, *rest])}"
+
+
 def commit() -> str:
     """The commit of the source tree, with a + where files differ from it."""
     folder = project_file("initial.py").parent

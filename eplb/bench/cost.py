@@ -69,15 +69,14 @@ def import_torch() -> float:
     return run([sys.executable, "-c", "import torch"])
 
 
-def evaluation(program: str, results: Path, *options: str) -> list[str]:
+def evaluation(program: str, results: Path) -> list[str]:
     """The command of a whole evaluation."""
     script, path = str(project_file("evaluate.py")), str(project_file(program))
-    base = [sys.executable, script, "--program_path", path, "--results_dir", str(results)]
-    return [*base, *options]
+    return [sys.executable, script, "--program_path", path, "--results_dir", str(results)]
 
 
 def write_large_trace(path: Path) -> None:
-    """A look-alike of the public trace: 1200 records of 58 x 256 numbers, about 223 MB."""
+    """A look-alike of the public trace, about 223 MB."""
     loads = np.random.default_rng(0).integers(FEWEST_TOKENS, MOST_TOKENS, LARGE)
     write_trace(path, Trace(loads))
 
@@ -115,10 +114,9 @@ def bench(repeats: int, large: bool, folder: Path) -> None:
 
 def main(arguments: list[str] | None = None) -> int:
     parser = ArgumentParser(prog="python -m eplb.bench.cost", description=__doc__)
-    parser.add_argument(
-        "--repeats", type=positive_int, default=5, help="of the first ratio (default: 5)"
-    )
-    parser.add_argument("--large", action="store_true", help="a 223 MB trace too (minutes)")
+    add = parser.add_argument
+    add("--repeats", type=positive_int, default=5, help="of the first ratio (default: 5)")
+    add("--large", action="store_true", help="a 223 MB trace too (minutes)")
     args = parser.parse_args(arguments)
     with tempfile.TemporaryDirectory() as folder:
         bench(args.repeats, args.large, Path(folder))

@@ -11,10 +11,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from tqdm import tqdm
 
 from eplb.bench import command, plots
-from eplb.common import DONE, UserError, exit_on_user_error
+from eplb.common import DONE, UserError, exit_on_user_error, progress_bar
 from eplb.evaluation.measure import run_program
 from eplb.evaluation.scores import call_ms
 from eplb.placement import Deployment
@@ -86,23 +85,20 @@ def draw(measured: dict[str, list[float]], path: Path) -> None:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    parser = command.parser("python -m eplb.bench.growth", "Time programs on growing problems.")
+    parser = command.parser("python -m eplb.bench.growth", __doc__)
     args = parser.parse_args(arguments)
-    print(f"Commit {command.commit()}; {command.machine()}; one thread; milliseconds per call.\n")
-    print(f"| all grow | {' | '.join(map(str, SIZES))} | exponent |")
-    print(f"|---|{'---|' * len(SIZES)}---|", flush=True)
-    measured = {}
-    total = len(args.programs) * len(SIZES)
-    with Sandbox(timeout=600) as sandbox, tqdm(total=total, disable=None) as bar:
+    lines, measured = [["program", *map(str, SIZES), "exponent"]], {}
+    with Sandbox(timeout=600) as sandbox:
         for program in args.programs:
             times = measured[program.stem] = []
-            for size in SIZES:
-                bar.set_description(f"{program.name} on {size}")
-                times.append(ms_of_call(sandbox, program, size, args.repeats))
-                bar.update()
-            cells = " | ".join(f"{ms:.3g}" for ms in times)
+            with progress_bar(program.name) as progress:
+                for place, size in enumerate(SIZES, 1):
+                    times.append(ms_of_call(sandbox, program, size, args.repeats))
+                    progress(place / len(SIZES))
             power = exponent([size.slots for size in SIZES], times)
-            tqdm.write(f"| {program.name} | {cells} | {power:.2f} |")
+            lines.append([program.name, *(f"{ms:.3g}" for ms in times), f"{power:.2f}"])
+    print(command.markdown("Milliseconds per call, layers x experts x GPUs", lines))
+    print(f"Commit {command.commit()}; {command.machine()}; one thread.")
     if args.plot:
         draw(measured, args.plot)
     return DONE

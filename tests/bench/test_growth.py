@@ -26,7 +26,7 @@ def test_times_programs_and_draws_them_with_names_and_exponents(tmp_path, monkey
     seed, plot = str(project_file("initial.py")), tmp_path / "growth.svg"
     assert growth.main(["--programs", seed, "--repeats", "1", "--plot", str(plot)]) == 0
     assert re.search(
-        r"all grow \| 1 x 8 x 2 \| 2 x 8 x 2 .*\n.*\n\| initial.py ", capsys.readouterr().out
+        r"program \| 1 x 8 x 2 \| 2 x 8 x 2 .*\n.*\n\| initial.py ", capsys.readouterr().out
     )
     picture = plot.read_text()
     for text in ("initial: n^", "n log n", "How the time of one call grows"):
