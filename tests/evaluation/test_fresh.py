@@ -98,9 +98,9 @@ def test_locality_is_required_where_the_groups_divide(sandbox, small):
 def test_the_seed_runs_once_a_trace(sandbox, small, monkeypatch, programs, runs):
     asked = []
 
-    def run(program, windows, deployment):
+    def run(program, windows, deployment, *progress):
         asked.append((program.name, len(windows)))
-        return answer(program, windows, deployment)
+        return answer(program, windows, deployment, *progress)
 
     answer = sandbox.run
     monkeypatch.setattr(fresh, "TIMED_WINDOWS", 2)
