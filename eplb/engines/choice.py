@@ -1,4 +1,4 @@
-"""Which of several placements to keep: the one that balances given loads best.
+"""Which of several placements to keep, the one that balances given loads best, and in which slots.
 
 A program may plan worse than the engines' greedy rules, so their plans stand beside it wherever a
 program's is deployed: DeepSeek's two, over all experts and, where the groups spread over several
@@ -7,6 +7,7 @@ nodes, with each group on one node.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
@@ -86,3 +87,23 @@ def place_greedily(load: np.ndarray, deployment: Deployment) -> ExpertPlacement:
 
 def _has_nodes(deployment: Deployment) -> bool:
     return deployment.num_nodes > 1 and deployment.can_be_node_local
+
+
+def keep_slots(phy2log: np.ndarray, old: np.ndarray, num_gpus: int) -> np.ndarray:
+    """``phy2log`` reordered within each GPU so that experts which stay keep their ``old`` slots.
+
+    phy2log, old: [layers, slots]; -1 in ``old`` is a slot without an expert. The other experts
+    fill the remaining slots in their order.
+    """
+    by_gpu = (-1, phy2log.shape[1] // num_gpus)
+    kept = []
+    for new, before in zip(*(rows.reshape(by_gpu).tolist() for rows in (phy2log, old))):
+        waiting = Counter(new)
+        slots = []
+        for expert in before:
+            stays = waiting[expert] > 0
+            waiting[expert] -= stays
+            slots.append(expert if stays else None)
+        rest = waiting.elements()
+        kept.append([next(rest) if expert is None else expert for expert in slots])
+    return np.array(kept, dtype=np.int64).reshape(phy2log.shape)

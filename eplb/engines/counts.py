@@ -48,14 +48,14 @@ def read(source: Source) -> ExpertStatistics:
 
 def _plain(source: Source, content: object) -> object:
     """``content`` without dictionaries or tensors in a list, which numpy would not take apart."""
-    if isinstance(content, list) and content and isinstance(content[0], dict):
+    first = _first(content)
+    if isinstance(first, dict):
         raise UserError(
-            f"{source} holds {len(content)} records with the keys {', '.join(map(str, content[0]))}"
+            f"{source} holds {len(content)} records with the keys {', '.join(map(str, first))}"
             f", which no known format has; write [layers, experts] under {KEY!r}"
         )
-    if isinstance(content, list) and content and hasattr(content[0], "detach"):
-        return [each.tolist() for each in content]
-    return content
+    is_list = first is not content
+    return [each.tolist() for each in content] if is_list and hasattr(first, "detach") else content
 
 
 def _first(value: object) -> object:

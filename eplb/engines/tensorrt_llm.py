@@ -73,6 +73,7 @@ def read_statistics(source: Source) -> ExpertStatistics:
         places = [(iteration - first, layers.index(layer)) for iteration, layer in each]
         loads[tuple(np.transpose(places))] += _counts(path, each, loads.shape[2])
     per_layer = Counter(layer for each in names.values() for layer in {n for _, n in each})
+    # Only the ranks of one stage share its layers.
     ranks = max(per_layer.values())
     notes = []
     if ranks < len(names):
@@ -83,11 +84,17 @@ def read_statistics(source: Source) -> ExpertStatistics:
             f"{source}: not all ranks recorded {many('iteration', sorted(partial))}; what there is "
             f"was added up"
         )
-    # Only the ranks of one stage share its layers. A single rank may have recorded by itself.
-    known = {"num_ranks": ranks if ranks > 1 else None, "notes": tuple(notes)}
-    top_k = meta.get("num_experts_per_token")
-    known |= {"top_k": top_k, "steps_per_iteration": 1}
-    return statistics_of(source, loads, layers, first, **known)
+    return statistics_of(
+        source,
+        loads,
+        layers,
+        first,
+        # A single rank may have recorded by itself.
+        num_ranks=ranks if ranks > 1 else None,
+        top_k=meta.get("num_experts_per_token"),
+        steps_per_iteration=1,
+        notes=tuple(notes),
+    )
 
 
 def _rank_files(source: Source) -> list[Path]:

@@ -14,11 +14,9 @@ Its answers are checked all the same.
 
 from __future__ import annotations
 
-import hashlib
 import importlib.util
 import logging
 import os
-from collections import Counter
 from collections.abc import Callable
 from dataclasses import astuple
 from pathlib import Path
@@ -28,7 +26,7 @@ import torch
 
 from eplb.common import UserError
 from eplb.engines import registry
-from eplb.engines.choice import choose, greedy_rules
+from eplb.engines.choice import choose, greedy_rules, keep_slots
 from eplb.engines.model import EnginePlacement
 from eplb.engines.vllm_recorder import Recorder, is_window
 from eplb.placement import Deployment, validate
@@ -180,9 +178,7 @@ class Placements:
                     *(PLACEMENT, faults, *sizes),
                 )
             else:
-                # For the operator of many nodes, each of which reads its own copy.
-                digest = hashlib.sha256(path.read_bytes()).hexdigest()[:12]
-                logger.info("a model of %d layers is placed by %s (%s)", sizes[0], path, digest)
+                logger.info("a model of %d layers is placed by %s", sizes[0], path)
         return rows.get(path)
 
 
@@ -210,23 +206,3 @@ def _rows_for(placement: EnginePlacement, sizes: tuple[int, ...]) -> np.ndarray 
     if len(rows) != layers:
         return f"places {len(placement.layers)} layers, the model has {layers}"
     return rows
-
-
-def keep_slots(phy2log: np.ndarray, old: np.ndarray, num_gpus: int) -> np.ndarray:
-    """``phy2log`` reordered within each GPU so that experts which stay keep their ``old`` slots.
-
-    phy2log, old: [layers, slots]; -1 in ``old`` is a slot without an expert. The other experts
-    fill the remaining slots in their order.
-    """
-    by_gpu = (-1, phy2log.shape[1] // num_gpus)
-    kept = []
-    for new, before in zip(*(rows.reshape(by_gpu).tolist() for rows in (phy2log, old))):
-        waiting = Counter(new)
-        slots = []
-        for expert in before:
-            stays = waiting[expert] > 0
-            waiting[expert] -= stays
-            slots.append(expert if stays else None)
-        rest = waiting.elements()
-        kept.append([next(rest) if expert is None else expert for expert in slots])
-    return np.array(kept, dtype=np.int64).reshape(phy2log.shape)

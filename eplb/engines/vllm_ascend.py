@@ -62,32 +62,21 @@ def write_placement(path: Path, placement: EnginePlacement) -> None:
     if placement.num_gpus is None:
         raise UserError("vllm-ascend lists experts per device; give --ep_size")
     devices = placement.phy2log.reshape(len(placement.phy2log), placement.num_gpus, -1)
-    _refuse_doubles(placement.layers, devices)
-    layer_list = [
-        {
-            "layer_id": number,
-            "device_count": placement.num_gpus,
-            "device_list": [
-                {"device_id": device, "device_expert": experts}
-                for device, experts in enumerate(layer.tolist())
-            ],
-        }
-        for number, layer in enumerate(devices)
-    ]
-    expert_map = {"moe_layer_count": len(layer_list), "layer_list": layer_list}
-    write_text(path, json.dumps(expert_map) + "\n")
-
-
-def _refuse_doubles(layers: tuple[int, ...], devices: np.ndarray) -> None:
-    """``devices``: [layers, devices, slots of a device]"""
     ordered = np.sort(devices, axis=2)
     doubled = np.argwhere(ordered[:, :, 1:] == ordered[:, :, :-1])
     if doubled.size:
         row, device, slot = doubled[0]
         raise UserError(
-            f"layer {layers[row]}: device {device} holds expert {ordered[row, device, slot]} "
-            f"twice, which vllm-ascend misreads; use another program or fewer slots"
+            f"layer {placement.layers[row]}: device {device} holds expert "
+            f"{ordered[row, device, slot]} twice, which vllm-ascend misreads; use another program "
+            f"or fewer slots"
         )
+    layer_list = []
+    for number, layer in enumerate(devices.tolist()):
+        listed = [{"device_id": d, "device_expert": experts} for d, experts in enumerate(layer)]
+        layer_list.append({"layer_id": number, "device_count": len(listed), "device_list": listed})
+    expert_map = {"moe_layer_count": len(layer_list), "layer_list": layer_list}
+    write_text(path, json.dumps(expert_map) + "\n")
 
 
 FORMAT = Format(

@@ -22,6 +22,7 @@ from hypothesis import given, settings
 
 from eplb.common import UserError, project_file
 from eplb.engines import vllm
+from eplb.engines.choice import keep_slots
 from eplb.loads import balancedness, gpu_loads
 from eplb.placement import Deployment, ExpertPlacement, InvalidPlacement, node_locality
 from eplb.reference import place
@@ -102,7 +103,7 @@ def test_kept_slots_hold_the_same_experts_and_as_many_as_can_stay(seed):
     old = random_phy2log(seed + 1, 3, 20, 9)
     # Slots of ranks that joined are empty.
     old[:, np.random.default_rng(seed).permutation(20)[: seed % 8]] = -1
-    kept = vllm.keep_slots(new, old, 4)
+    kept = keep_slots(new, old, 4)
     for row in range(3):
         for gpu in range(0, 20, 5):
             slots = [block[row, gpu : gpu + 5].tolist() for block in (new, old, kept)]
