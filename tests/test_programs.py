@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import importlib.util
 from dataclasses import replace
-from itertools import pairwise
+from itertools import combinations, pairwise
 from pathlib import Path
 
 import numpy as np
@@ -342,3 +342,33 @@ def test_flow_leaves_a_split_by_load_more_to_even_out(preset):
     deployment = Deployment(160, 1, 4, 32) if preset == "qwen3-235b" else V3
     ours, balanced = (next_window(n, windows, deployment, "lp") for n in ("flow", "balanced"))
     assert ours.mean() >= balanced.mean() + 0.01
+
+
+def hottest_gpu(name: str, load: list[int], deployment: Deployment) -> float:
+    window = np.array([load])
+    placement = answer(fresh(name), window, deployment)
+    return float(gpu_loads(window, placement, deployment.num_gpus).max())
+
+
+def test_joint_finds_the_best_replication_for_a_packing():
+    """The least of all counts, enumerated; greedy replication and LPT have 232."""
+    load = [600, 560, 120, 120, 20, 10, 10, 10]
+    assert hottest_gpu("joint", load, Deployment(16, 1, 1, 8)) == pytest.approx(590 / 3)
+
+
+def test_joint_is_close_to_the_best_of_all_counts():
+    """Two slots a GPU, where to pair the heaviest with the lightest is the best packing."""
+    slots, experts, gpus = 12, 6, 6
+    counts = np.array(
+        [np.diff((0, *cut, slots)) for cut in combinations(range(1, slots), experts - 1)]
+    )
+    rng = np.random.default_rng(17)
+    over = []
+    for skew in np.linspace(0.5, 2, 12):
+        load = np.rint(1000 * np.exp(rng.normal(scale=skew, size=experts))).astype(np.int64) + 1
+        replica = np.repeat(np.tile(load, len(counts)) / counts.ravel(), counts.ravel())
+        replica = np.sort(replica.reshape(-1, slots), axis=1)
+        best = (replica[:, :gpus] + replica[:, : gpus - 1 : -1]).max(axis=1).min()
+        over.append(hottest_gpu("joint", load.tolist(), Deployment(slots, 1, 1, gpus)) / best)
+    assert min(over) >= 1 - 1e-6
+    assert np.mean(over) <= 1.02
