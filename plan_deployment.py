@@ -10,7 +10,7 @@ import sys
 from pathlib import Path
 
 from eplb.common import DONE, ArgumentParser, exit_on_user_error, positive_int, progress_bar
-from eplb.engines.advice_report import make
+from eplb.planning.advice_report import make
 from eplb.planning.planner import DEFAULT_PROGRAM
 from eplb.throughput.profile import add_arguments
 

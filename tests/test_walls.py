@@ -19,7 +19,7 @@ MAY_IMPORT = {
     "evolution": GROUND | {"evaluation", "sandbox"},
     "proposer": {"common"},
     "report": {"common", "evolution.rundb"},
-    "engines": GROUND | {"sandbox", "evaluation", "throughput", "planning"},
+    "engines": GROUND,
     "planning": GROUND | {"sandbox", "evaluation", "throughput", "engines"},
     "bench": GROUND
     | {"sandbox", "workload_model", "throughput", "evaluation", "proposer", "engines", "planning"},

@@ -13,12 +13,12 @@ from eplb.engines import registry
 from eplb.engines.choice import Choice
 from eplb.engines.format import Format
 from eplb.engines.model import EnginePlacement, ExpertStatistics
-from eplb.engines.moves import from_current
 from eplb.engines.reading import spans
 from eplb.loads import experts_in_order
 from eplb.placement import Deployment
 from eplb.planning import planner
 from eplb.planning.load_table import compare, tabulate
+from eplb.planning.moves import from_current
 from eplb.throughput.profile import DEFAULT, Serving
 
 

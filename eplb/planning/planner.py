@@ -16,7 +16,7 @@ import numpy as np
 from eplb.common import UserError
 from eplb.engines.choice import Choice, choose, greedy_rules
 from eplb.engines.model import EnginePlacement, ExpertStatistics
-from eplb.evaluation.measure import run_program
+from eplb.evaluation.measure import ProgramRun, run_program
 from eplb.loads import experts_in_order
 from eplb.placement import Deployment, ExpertPlacement
 from eplb.planning.expected import expected_load, windows_to_show
@@ -144,9 +144,13 @@ def _by_rule(rule: Callable, load_of: Callable, loads: np.ndarray) -> np.ndarray
 def _by_program(
     sandbox: Sandbox, program: Path, deployment: Deployment, loads: np.ndarray
 ) -> np.ndarray:
-    """The checked answer to the last of the windows that the program is shown."""
+    """The answer to the last of the windows that the program is shown."""
+    return ask(sandbox, program, windows_to_show(loads), deployment).placements[-1].phy2log
+
+
+def ask(sandbox: Sandbox, program: Path, windows: np.ndarray, deployment: Deployment) -> ProgramRun:
+    """What ``program`` answers to ``windows``, in order, checked; `UserError` where it fails."""
     try:
-        run = run_program(sandbox, program, windows_to_show(loads), deployment)
+        return run_program(sandbox, program, windows, deployment)
     except Refused as error:
         raise UserError(f"{program} gives no placement: {error}") from error
-    return run.placements[-1].phy2log

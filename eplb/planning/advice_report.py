@@ -1,7 +1,7 @@
 """The work behind plan_deployment.py: try out what to deploy, and say it with reasons.
 
 Covered: tables, the recommendation and its command, comparisons, a picture. Not covered: the trial
-itself (`eplb.engines.advice`).
+itself (`eplb.planning.advice`).
 """
 
 from __future__ import annotations
@@ -15,12 +15,12 @@ from textwrap import fill
 import numpy as np
 
 from eplb.common import UserError, project_file, replacing
-from eplb.engines import advice, registry
-from eplb.engines.advice import Past, Trial
+from eplb.engines import registry
 from eplb.engines.model import ExpertStatistics
 from eplb.engines.reading import spans
-from eplb.planning import planner
-from eplb.planning.load_table import check_plot
+from eplb.planning import advice, planner
+from eplb.planning.advice import Past, Trial
+from eplb.planning.load_table import check_plot, columns
 from eplb.sandbox.runner import Sandbox
 from eplb.throughput.dispatch import RULES
 from eplb.throughput.profile import Serving
@@ -129,10 +129,6 @@ def choose_for_all(trials: list[Trial]) -> list[Trial]:
     return min(fits, key=lambda group: (group[0].spare, -(group[0].every or math.inf)))
 
 
-def _interval(trial: Trial) -> str:
-    return f"{trial.steps}" if trial.every else "never"
-
-
 def _heading(past: Past, program: Path, steps: int, hardware: Sequence[str], dispatch: str) -> str:
     iterations = past.statistics.iterations
     cut = iterations.stop - len(past.held_out) * past.iterations
@@ -147,33 +143,30 @@ def _heading(past: Past, program: Path, steps: int, hardware: Sequence[str], dis
 
 def table(trials: list[Trial], best: Trial) -> list[str]:
     """Lines of a phase's table; the choice for that phase is marked."""
-    lines = [
-        f"{trials[0].phase}:",
-        "  ranks  spare  GB/rank  rebalance  balanced   kept   gain  tokens/s   moved  stall s",
-    ]
+    head = "ranks spare GB/rank rebalance balanced kept gain tokens/s moved stall"
+    rows = [["", *head.split()]]
     for t in trials:
-        mark = "*" if t is best else " "
-        lines.append(
-            f"{mark} {t.deployment.num_gpus:>5}{t.spare:>7}{t.gigabytes:>9.1f}{_interval(t):>11}"
-            f"{t.balancedness:>10.4f}{t.worth.kept:>7.3f}{t.worth.gain:>7.3f}"
-            f"{t.tokens_per_gpu:>10.0f}"
-            + (f"{t.moved:>8.0f}{t.stall:>9.3f}" if t.every else f"{'-':>8}{'-':>9}")
+        cells = (
+            f"{t.deployment.num_gpus} {t.spare} {t.gigabytes:.1f} {t.steps if t.every else 'never'}"
+            f" {t.balancedness:.4f} {t.worth.kept:.3f} {t.worth.gain:.3f} {t.tokens_per_gpu:.0f} "
+            + (f"{t.moved:.0f} {t.stall:.3f}" if t.every else "- -")
         )
-    lines.append(
-        "  spare slots on each rank; steps from one rebalancing to the next; tokens/s of each rank;"
-    )
-    lines.append("  experts moved over all ranks and seconds of stall in each rebalancing")
-    return lines
+        rows.append(["*" if t is best else "", *cells.split()])
+    return [
+        f"{trials[0].phase}:",
+        columns(rows),
+        "  spare slots on each rank, steps from one rebalancing to the next, tokens/s a rank,",
+        "  experts moved over all ranks and seconds of stall in each rebalancing",
+    ]
 
 
 def _words(trial: Trial) -> str:
-    often = f"rebalance every {trial.steps} steps" if trial.every else "no rebalancing"
-    slots = (
-        f"{trial.spare} spare slot{'s' * (trial.spare != 1)} a rank"
-        if trial.spare
-        else ("no spare slots")
-    )
-    return f"{trial.deployment.num_gpus} ranks, {slots}, {often}"
+    slots = f"{trial.spare or 'no'} spare slot{'s' * (trial.spare != 1)} a rank"
+    return f"{trial.deployment.num_gpus} ranks, {slots}, {_often(trial)}"
+
+
+def _often(trial: Trial) -> str:
+    return f"rebalanced every {trial.steps} steps" if trial.every else "never rebalanced"
 
 
 def _reasons(both: list[Trial], best: dict[str, Trial], trials: list[Trial]) -> list[str]:
@@ -203,14 +196,13 @@ def _reasons(both: list[Trial], best: dict[str, Trial], trials: list[Trial]) -> 
 
 
 def _rules(pasts, runs, both: list[Trial], serving: Serving) -> list[str]:
-    lines = [f"{'kept by dispatch:':<20}" + "".join(f"{rule:>9}" for rule in RULES)]
+    rows = [["kept by dispatch:", *RULES]]
     for trial in both:
-        run = runs[trial.phase, trial.deployment]
-        worths = advice.under_rules(pasts[trial.phase], run, trial, serving, RULES)
-        cells = "".join(f"{worths[rule].kept:>9.3f}" for rule in RULES)
-        lines.append(f"  {trial.phase:<18}{cells}")
-    lines.append("  of the recommended spare slots, without rebalancing")
-    return lines
+        past, profile = pasts[trial.phase], serving.profiles[trial.phase]
+        stays = (past, runs[trial.phase, trial.deployment], past, trial.deployment, profile)
+        worths = [advice.worth_if_it_stays(*stays, rule) for rule in RULES]
+        rows.append([f"  {trial.phase}", *(f"{each.kept:.3f}" for each in worths)])
+    return [columns(rows), "  of the recommended spare slots, without rebalancing"]
 
 
 def _phases(pasts, runs, both: list[Trial], serving: Serving) -> list[str]:
@@ -221,17 +213,18 @@ def _phases(pasts, runs, both: list[Trial], serving: Serving) -> list[str]:
             "give --decode_statistic_path"
         ]
     deployment = both[0].deployment
-    own = {phase: runs[phase, deployment] for phase in pasts}
-    worths = advice.exchanged(pasts, own, deployment, serving)
-    lines, worst = ["kept by a plan for:   prefill   decode"], 0.0
-    for served in pasts:
-        cells = "".join(f"{worths[planned, served].kept:>9.3f}" for planned in pasts)
-        lines.append(f"  served {served:<11}{cells}")
-        other = next(phase for phase in pasts if phase != served)
-        worst = max(worst, 1 - worths[other, served].kept / worths[served, served].kept)
+    rows, worst = [["kept by a plan for:", *pasts]], 0.0
+    for phase, served in pasts.items():
+        setting = (served, deployment, serving.profiles[phase], serving.dispatch)
+        kept = {
+            planned: advice.worth_if_it_stays(past, runs[planned, deployment], *setting).kept
+            for planned, past in pasts.items()
+        }
+        rows.append([f"  served {phase}", *(f"{value:.3f}" for value in kept.values())])
+        worst = max(worst, 1 - min(kept.values()) / kept[phase])
     verdict = "need plans of their own" if worst > AS_GOOD else "can share a plan"
-    lines.append(f"  prefill and decode {verdict}: the other's plan costs up to {worst:.1%}")
-    return lines
+    costs = f"  prefill and decode {verdict}: the other's plan costs up to {worst:.1%}"
+    return [columns(rows), costs]
 
 
 def _command(
@@ -251,28 +244,17 @@ def draw(path: Path, trials: list[Trial]) -> None:
     """Tokens per second over memory, a panel a phase and a line an interval and EP size."""
     from matplotlib.figure import Figure
 
-    phases = list(dict.fromkeys(trial.phase for trial in trials))
-    figure = Figure(figsize=(5.5 * len(phases), 4.5), layout="constrained")
-    panels = figure.subplots(1, len(phases), squeeze=False)[0]
-    for axes, phase in zip(panels, phases, strict=True):
-        lines: dict[str, list[Trial]] = {}
-        for trial in (t for t in trials if t.phase == phase):
-            name = f"{trial.deployment.num_gpus} ranks, rebalanced {_often(trial)}"
-            lines.setdefault(name, []).append(trial)
-        for name, points in lines.items():
-            points.sort(key=lambda t: t.gigabytes)
-            axes.plot(
-                [t.gigabytes for t in points],
-                [t.tokens_per_gpu for t in points],
-                marker="o",
-                markersize=4,
-                label=name,
-            )
+    lines: dict[str, dict[str, list[tuple[float, float]]]] = {}
+    for t in trials:
+        name = f"{t.deployment.num_gpus} ranks, {_often(t)}"
+        points = lines.setdefault(t.phase, {}).setdefault(name, [])
+        points.append((t.gigabytes, t.tokens_per_gpu))
+    figure = Figure(figsize=(5.5 * len(lines), 4.5), layout="constrained")
+    panels = figure.subplots(1, len(lines), squeeze=False)[0]
+    for axes, (phase, named) in zip(panels, lines.items(), strict=True):
+        for name, points in named.items():
+            axes.plot(*zip(*sorted(points)), marker="o", markersize=4, label=name)
         axes.set(title=phase, xlabel="GB of expert weights on each rank", ylabel="tokens/s a rank")
         axes.legend(fontsize="small")
     with replacing(path) as partial:
         figure.savefig(partial, dpi=150)
-
-
-def _often(trial: Trial) -> str:
-    return f"every {trial.steps} steps" if trial.every else "never"

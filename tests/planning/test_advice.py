@@ -1,4 +1,4 @@
-"""What to deploy: `pytest tests/engines/test_advice.py`."""
+"""What to deploy: `pytest tests/planning/test_advice.py`."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ import numpy as np
 import pytest
 
 from eplb.common import UserError
-from eplb.engines import advice, advice_report
-from eplb.engines.advice import Past, Trial, deployment_of, schedule, try_out
 from eplb.engines.choice import place_greedily
 from eplb.engines.reading import spans
 from eplb.engines.registry import read_statistics
 from eplb.evaluation.measure import ProgramRun
 from eplb.placement import Deployment
+from eplb.planning import advice, advice_report
+from eplb.planning.advice import Past, Trial, deployment_of, schedule, try_out
 from eplb.sandbox.runner import Run
 from eplb.throughput.profile import Serving, default_serving
 from eplb.throughput.worth import Worth

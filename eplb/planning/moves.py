@@ -13,6 +13,7 @@ import numpy as np
 from scipy.optimize import linear_sum_assignment
 
 from eplb.common import UserError
+from eplb.engines.choice import keep_slots
 from eplb.engines.model import EnginePlacement, ExpertStatistics
 from eplb.loads import fetched_experts
 from eplb.placement import Deployment, ExpertPlacement, node_locality
@@ -42,13 +43,11 @@ def relabel(
     local = node_locality(after.phy2log, after.num_experts, deployment) == 1.0
     nodes = deployment.num_nodes if local else 1
     blocks = after.phy2log.reshape(layers, gpus, -1)
-    old = before.phy2log.reshape(layers, gpus, -1)
     rows = np.empty_like(blocks)
     for layer in range(layers):
         rows[layer, _best_gpus(spared[layer], nodes)] = blocks[layer]
-        for gpu in range(gpus):
-            rows[layer, gpu] = _keep_slots(old[layer, gpu], rows[layer, gpu])
-    return ExpertPlacement.from_phy2log(rows.reshape(layers, slots), after.num_experts)
+    rows = keep_slots(rows.reshape(layers, slots), before.phy2log, gpus)
+    return ExpertPlacement.from_phy2log(rows, after.num_experts)
 
 
 def _best_gpus(spared: np.ndarray, nodes: int) -> np.ndarray:
@@ -63,18 +62,6 @@ def _best_gpus(spared: np.ndarray, nodes: int) -> np.ndarray:
             total[new, node] = part[row, inside[new, node]].sum()
     new, node = linear_sum_assignment(total, maximize=True)
     return (node[:, None] * size + inside[new, node]).ravel()
-
-
-def _keep_slots(old: np.ndarray, new: np.ndarray) -> np.ndarray:
-    """``new`` [slots] in an order in which what was there in ``old`` [slots] is where it was."""
-    left = new.tolist()
-    row = np.full(len(old), -1)
-    for slot, expert in enumerate(old[: len(new)].tolist()):
-        if expert in left:
-            left.remove(expert)
-            row[slot] = expert
-    row[row < 0] = left
-    return row
 
 
 def economical(

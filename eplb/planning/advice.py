@@ -3,7 +3,7 @@
 The recording is cut into windows. A program sees them in order, as a deployed balancer does; the
 first half is the past, and every choice is judged on the second half, where a placement serves
 windows that come after all that it was made from. Covered: the trial. Not covered: what it says
-to a person (`eplb.engines.advice_report`).
+to a person (`eplb.planning.advice_report`).
 """
 
 from __future__ import annotations
@@ -16,14 +16,14 @@ import numpy as np
 
 from eplb.common import UserError
 from eplb.engines.model import ExpertStatistics
-from eplb.engines.moves import economical, relabel
-from eplb.evaluation.measure import ProgramRun, run_program
+from eplb.evaluation.measure import ProgramRun
 from eplb.loads import balancedness, migrated_experts
 from eplb.placement import Deployment, ExpertPlacement
-from eplb.planning.planner import check_sizes
-from eplb.sandbox.runner import Refused, Sandbox
+from eplb.planning.moves import economical, relabel
+from eplb.planning.planner import ask, check_sizes
+from eplb.sandbox.runner import Sandbox
 from eplb.throughput.dispatch import gpu_loads
-from eplb.throughput.profile import Serving
+from eplb.throughput.profile import Profile, Serving
 from eplb.throughput.worth import Worth, moving_seconds, worth
 
 WINDOWS = 16
@@ -119,14 +119,6 @@ def deployment_of(experts: int, gpus: int, spare: int, gpus_per_node: int, group
     return deployment
 
 
-def plans(sandbox: Sandbox, program: Path, windows: np.ndarray, deployment: Deployment):
-    """What ``program`` answers to ``windows``, in order; `UserError` where it fails."""
-    try:
-        return run_program(sandbox, program, windows, deployment)
-    except Refused as error:
-        raise UserError(f"{program} gives no placement: {error}") from error
-
-
 def try_out(
     past: Past,
     run: ProgramRun,
@@ -152,6 +144,8 @@ def try_out(
         count = max(len(moves), 1)
         moved = sum(migrated_experts(*pair, deployment.num_gpus) for pair in moves)
         moving = sum(moving_seconds(profile, *pair, deployment) for pair in moves)
+        pairs = zip(held_out, placements, strict=True)
+        loads = np.stack([gpu_loads(*pair, deployment, serving.dispatch) for pair in pairs])
         yield Trial(
             phase=phase,
             deployment=deployment,
@@ -159,7 +153,7 @@ def try_out(
             every=every,
             steps=every * steps,
             gigabytes=deployment.slots_per_gpu * held_out.shape[1] * profile.bytes_per_expert / 1e9,
-            balancedness=_balancedness(held_out, placements, deployment, serving.dispatch),
+            balancedness=float(np.nanmean(balancedness(loads))),
             worth=value,
             moved=moved * held_out.shape[1] / count,
             stall=(moving + sum(times)) / count,
@@ -188,35 +182,13 @@ def schedule(
     return placements, times
 
 
-def _balancedness(
-    windows: np.ndarray, placements: list[ExpertPlacement], deployment: Deployment, rule: str
-) -> float:
-    loads = [gpu_loads(*pair, deployment, rule) for pair in zip(windows, placements, strict=True)]
-    return float(np.nanmean(balancedness(np.stack(loads))))
-
-
-def under_rules(
-    past: Past, run: ProgramRun, trial: Trial, serving: Serving, rules: tuple[str, ...]
-) -> dict[str, Worth]:
-    """What the placements of ``trial``, had they stayed, are worth under each dispatch rule."""
-    steps = past.iterations
-    profile = replace(serving.profiles[trial.phase], steps_per_window=steps)
-    placements = [run.placements[past.known - 1]] * len(past.held_out)
-    setting = ([profile], past.held_out, placements, trial.deployment)
-    return {rule: worth(*setting, rule)[0] for rule in rules}
-
-
-def exchanged(
-    pasts: dict[str, Past], runs: dict[str, ProgramRun], deployment: Deployment, serving: Serving
-) -> dict[tuple[str, str], Worth]:
-    """By (phase planned for, phase served), what a plan that stays is worth there."""
-    found = {}
-    for planned, served in ((a, b) for a in pasts for b in pasts):
-        placement = runs[planned].placements[pasts[planned].known - 1]
-        held_out = pasts[served].held_out
-        setting = ([serving.profiles[served]], held_out, [placement] * len(held_out), deployment)
-        (found[planned, served],) = worth(*setting, serving.dispatch)
-    return found
+def worth_if_it_stays(
+    past: Past, run: ProgramRun, served: Past, deployment: Deployment, profile: Profile, rule: str
+) -> Worth:
+    """What the last of ``run``'s plans for ``past`` is worth on what is held out of ``served``."""
+    placements = [run.placements[past.known - 1]] * len(served.held_out)
+    (value,) = worth([profile], served.held_out, placements, deployment, rule)
+    return value
 
 
 def advise(
@@ -241,7 +213,7 @@ def advise(
         asked: dict[int, ProgramRun] = {}
         for phase, past in pasts.items():
             if id(past) not in asked:
-                asked[id(past)] = plans(sandbox, program, past.windows[:-1], deployment)
+                asked[id(past)] = ask(sandbox, program, past.windows[:-1], deployment)
             run = runs[phase, deployment] = asked[id(past)]
             setting = (deployment, spare, serving, phase, steps_per_iteration)
             trials.extend(try_out(past, run, *setting))

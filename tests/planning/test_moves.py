@@ -1,4 +1,4 @@
-"""Few moves from what is deployed to a plan: `pytest tests/engines/test_moves.py`."""
+"""Few moves from what is deployed to a plan: `pytest tests/planning/test_moves.py`."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from eplb.engines.moves import economical, relabel
 from eplb.loads import gpu_loads, migrated_experts
 from eplb.placement import Deployment, ExpertPlacement, node_locality
+from eplb.planning.moves import economical, relabel
 from eplb.reference import place
 from eplb.throughput.profile import Serving, read
 from eplb.throughput.worth import layer_seconds, moving_seconds
