@@ -19,35 +19,22 @@ WORST = 3
 LAST_LINES = 8
 
 _ADVICE = {
-    "forecast": (
-        "The next window differs from the one seen. A program keeps its variables between calls: "
-        "use several past windows, smooth or extrapolate them, and place for the loads to come."
-    ),
-    "packing": (
-        "The same replicas packed again, heaviest first to the lightest GPU with room, would reach "
-        "{repacked:.4f} on the window seen instead of "
-        "{balancedness_oracle:.4f}."
-    ),
-    "replication": (
-        "Giving each spare replica to the expert with the most load per replica, and packing as "
-        "above, would reach {replicated:.4f} on the window seen instead of {repacked:.4f}."
-    ),
-    "nodes": (
-        "Keeping every group on one node costs the most: a placement free of nodes would reach "
-        "{free:.4f} on the window seen instead of {replicated:.4f}."
-    ),
-    "speed": (
-        "Ten times as fast would bring it: large tensors over all layers at once instead of loops "
-        "over experts, and few calls."
-    ),
+    "forecast": "The next window differs from the one seen. A program keeps its variables between "
+    "calls: use several past windows, smooth or extrapolate them, and place for the loads to come.",
+    "packing": "The same replicas packed again, heaviest first to the lightest GPU with room, "
+    "would reach {repacked:.4f} on the window seen instead of {balancedness_oracle:.4f}.",
+    "replication": "Giving each spare replica to the expert with the most load per replica, and "
+    "packing as above, would reach {replicated:.4f} on the window seen instead of {repacked:.4f}.",
+    "nodes": "Keeping every group on one node costs the most: a placement free of nodes would "
+    "reach {free:.4f} on the window seen instead of {replicated:.4f}.",
+    "speed": "Ten times as fast would bring it: large tensors over all layers at once instead of "
+    "loops over experts, and few calls.",
 }
-
 _CONTRACT = (
     "A program defines rebalance_experts(weight, num_replicas, num_groups, num_nodes, num_gpus) "
     "and run_eplb with the same arguments, which calls it and returns (phy2log, log2phy, logcnt): "
     "int64 tensors of shapes [layers, num_replicas], [layers, experts, X] and [layers, experts]."
 )
-
 _WAYS_OUT = {
     "phy2log": "Every slot holds one expert id and every expert has at least one slot. ",
     "logcnt": "Count the replicas in phy2log: logcnt[layer, e] = (phy2log[layer] == e).sum(). ",
@@ -58,8 +45,7 @@ _WAYS_OUT = {
 
 def printable(text: str, longest: int) -> str:
     """``text`` on one line without control characters, at most ``longest`` characters."""
-    line = "".join(c if c.isprintable() else " " for c in str(text))
-    line = " ".join(line.split())
+    line = " ".join("".join(c if c.isprintable() else " " for c in text).split())
     return line if len(line) <= longest else line[: longest - 1] + "…"
 
 
@@ -89,8 +75,7 @@ class Gains:
             losses.pop("nodes")
         better = {name: figures.with_balance(loss) for name, loss in losses.items()}
         better["speed"] = figures.with_speed(10)
-        worth = {name: worth_of(figures, each, scoring) for name, each in better.items()}
-        return cls(parts, worth)
+        return cls(parts, {name: worth_of(figures, f, scoring) for name, f in better.items()})
 
     @property
     def most(self) -> tuple[str, float] | None:
@@ -110,42 +95,40 @@ def feedback(evaluation: Evaluation, figures: Figures, scoring: str, gains: Gain
 
     figures, scoring: what its combined score was made of, and how
     """
-    scores = evaluation.scores
-    return "\n".join(
-        [
-            *_balance_lines(gains),
-            _worst_windows(scores),
-            _worst_layers(scores),
-            _throughput_line(figures),
-            _worth_line(figures, scoring),
-        ]
-    )
+    lines = [
+        *_balance_lines(gains),
+        _windows_line(evaluation.scores),
+        _layers_line(evaluation.scores),
+        _throughput_line(figures),
+        _worth_line(figures, scoring),
+    ]
+    return "\n".join(lines)
 
 
 def _balance_lines(gains: Gains) -> list[str]:
-    parts = gains.parts
-    losses = parts.losses
-    if not parts.node_local:
-        losses.pop("nodes")
-    lost = ", ".join(f"{name} {loss:.4f}" for name, loss in losses.items())
-    placed, oracle = parts.balancedness_score, parts.balancedness_oracle
+    parts, placed = gains.parts, gains.parts.balancedness_score
+    losses = {n: loss for n, loss in parts.losses.items() if n != "nodes" or parts.node_local}
     lines = [
         f"Balancedness over GPUs (1 is perfect): {placed:.4f} on the next windows, "
-        f"{oracle:.4f} on the windows seen (oracle). Lost to {lost}."
+        f"{parts.balancedness_oracle:.4f} on the windows seen (oracle). Lost to {_listed(losses)}."
     ]
     if gains.most is not None:
         part, worth = gains.most
         advice = _ADVICE[part].format(**vars(parts))
         lines.append(f"Most to gain: {part}, {worth:.4f} of the combined score. {advice}")
-    verdict = "ahead of it" if placed > parts.no_forecast else "behind it"
+    ahead = placed - parts.no_forecast
     lines.append(
         f"A greedy placement without nodes or forecast scores {parts.no_forecast:.4f} on the next "
-        f"windows; this program is {verdict} by {abs(placed - parts.no_forecast):.4f}."
+        f"windows; this program is {'ahead of' if ahead > 0 else 'behind'} it by {abs(ahead):.4f}."
     )
     return lines
 
 
-def _worst_windows(scores: PlacementScores) -> str:
+def _listed(losses: dict[str, float]) -> str:
+    return ", ".join(f"{name.replace('_', ' ')} {loss:.4f}" for name, loss in losses.items())
+
+
+def _windows_line(scores: PlacementScores) -> str:
     next_window, oracle = scores.balancedness_score, scores.balancedness_oracle
     # Windows without tokens have no figure and sort last.
     known = int(np.isfinite(next_window).sum())
@@ -158,37 +141,29 @@ def _worst_windows(scores: PlacementScores) -> str:
 def worst_layers(scores: PlacementScores) -> list[tuple[int, float, float]]:
     """The layers that lose most: layer, max/mean GPU load, share of all time lost to imbalance."""
     loads = scores.gpu_loads
-    excess = (loads.max(axis=2) - loads.mean(axis=2)).sum(axis=0)
     mean = loads.mean(axis=2).sum(axis=0)
-    worst = np.argsort(-excess, kind="stable")[:WORST]
+    excess = loads.max(axis=2).sum(axis=0) - mean
+    worst = [layer for layer in np.argsort(-excess, kind="stable")[:WORST] if excess[layer] > 0]
     total = excess.sum()
     return [
         (int(layer), float(1 + excess[layer] / mean[layer]), float(excess[layer] / total))
         for layer in worst
-        if excess[layer] > 0
     ]
 
 
-def _worst_layers(scores: PlacementScores) -> str:
-    worst = worst_layers(scores)
-    if not worst:
-        return "No layer is out of balance."
+def _layers_line(scores: PlacementScores) -> str:
     text = ", ".join(
         f"{layer} (hottest GPU {ratio:.4f} x the mean, {share:.1%} of the loss)"
-        for layer, ratio, share in worst
+        for layer, ratio, share in worst_layers(scores)
     )
-    return f"Worst layers: {text}."
+    return f"Worst layers: {text}." if text else "No layer is out of balance."
 
 
 def _throughput_line(figures: Figures) -> str:
     """What is kept of the ideal tokens per second in each phase, and what takes the rest."""
-
-    def losses(lost: dict[str, float]) -> str:
-        return ", ".join(f"{name.replace('_', ' ')} {share:.4f}" for name, share in lost.items())
-
     phases = (
         f"{phase} keeps {worth.kept:.4f} of the ideal tokens per second "
-        f"({worth.gain:.4f} x without EPLB), lost to {losses(worth.lost)}"
+        f"({worth.gain:.4f} x without EPLB), lost to {_listed(worth.lost)}"
         for phase, worth in figures.throughput.items()
     )
     return f"Throughput: {'; '.join(phases)}."
