@@ -16,7 +16,7 @@ from array import array
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
-from typing import Any, get_args, get_type_hints
+from typing import Any
 
 import numpy as np
 
@@ -37,28 +37,19 @@ MOST_TOKENS = 2**40
 
 @dataclass(frozen=True)
 class TraceHeader:
-    """Where a trace comes from; every field may be unknown.
+    """Where a trace comes from; every field may be unknown."""
 
-    model: name of the served model
-    source: how the records were obtained
-    seed: of a synthetic trace
-    top_k: experts per token
-    num_groups: expert groups of the model's routing
-    num_replicas, num_nodes, num_gpus: the deployment it was recorded on, or is meant for
-    steps_per_record: engine steps that one record sums up
-    rebalance_interval: records per window
-    """
-
-    model: str | None = None
-    source: str | None = None
-    seed: int | None = None
-    top_k: int | None = None
-    num_groups: int | None = None
+    model: str | None = None  # the name of the served model
+    source: str | None = None  # how the records were obtained
+    seed: int | None = None  # of a synthetic trace
+    top_k: int | None = None  # experts per token
+    num_groups: int | None = None  # expert groups of the model's routing
+    # The deployment that it was recorded on, or is meant for.
     num_replicas: int | None = None
     num_nodes: int | None = None
     num_gpus: int | None = None
-    steps_per_record: int | None = None
-    rebalance_interval: int | None = None
+    steps_per_record: int | None = None  # engine steps that one record sums up
+    rebalance_interval: int | None = None  # records per window
 
 
 @dataclass(frozen=True)
@@ -97,7 +88,7 @@ class Trace:
         Raises `UserError` where that leaves fewer than two windows, one to learn from and one to
         be judged on. The message does not name the file, which a trace does not know.
         """
-        records = self.loads.shape[0]
+        records = len(self.loads)
         candidates = (rebalance_interval, self.header.rebalance_interval, PUBLIC_INTERVAL)
         interval = next(value for value in candidates if value is not None)
         if interval < 1:
@@ -121,11 +112,12 @@ class Trace:
         noisier than the others and yet weigh as much as they do in a mean over windows, so that
         the score would depend on where the recording happened to stop.
         """
-        interval = self.interval(rebalance_interval)
-        records, layers, experts = self.loads.shape
-        windows = records // interval
-        whole = self.loads[: windows * interval]
-        return whole.reshape(windows, interval, layers, experts).sum(axis=1, dtype=np.int64)
+        return self._by_window(self.interval(rebalance_interval)).sum(axis=1, dtype=np.int64)
+
+    def _by_window(self, interval: int) -> np.ndarray:
+        """[windows, interval, layers, experts] the records of whole windows."""
+        whole = len(self.loads) // interval * interval
+        return self.loads[:whole].reshape(-1, interval, *self.loads.shape[1:])
 
 
 @dataclass(frozen=True)
@@ -152,8 +144,7 @@ class History:
                 raise UserError(
                     f"no window that a program is {verb} has any token in it; record some traffic"
                 )
-        used = trace.loads[: len(windows) * interval]
-        return cls(used.reshape(len(windows), interval, *used.shape[1:]), windows)
+        return cls(trace._by_window(interval), windows)
 
     @property
     def seen(self) -> np.ndarray:
@@ -175,19 +166,17 @@ def read_trace(
         if path.is_dir():
             raise UserError(f"trace {path} is a directory; name the expert-load.json in it")
         with path.open("rb") as file:
-            records, header = _read_records(path, items_of(file, "load_history", progress))
+            return _read(f"trace {path}", items_of(file, "load_history", progress))
     except FileNotFoundError as error:
         raise UserError(
             f"trace {path} does not exist; name an existing file, or write a synthetic one "
             f"with python -m eplb.workload_model --output {path}"
         ) from error
     except OSError as error:
-        raise UserError(
-            f"cannot read trace {path}: {error.strerror}; name a readable file"
-        ) from error
+        reason = f"{error.strerror}; name a readable file"
+        raise UserError(f"cannot read trace {path}: {reason}") from error
     except BadJson as error:
         raise UserError(f"trace {path} {error}; record or download it again") from error
-    return Trace(np.stack(records, dtype=np.int64), header)
 
 
 def _recorded(path: Path, progress: Callable[[int, int], None] | None) -> Trace:
@@ -202,30 +191,27 @@ def _recorded(path: Path, progress: Callable[[int, int], None] | None) -> Trace:
         "num_nodes": sizes["num_nodes"],
         "rebalance_interval": 1,
     }
-    return Trace(recording.loads, _checked_header(path, header))
+    return Trace(recording.loads, _checked_header(f"trace {path}", header))
 
 
-def _read_records(
-    path: Path, items: Iterator[tuple[str, Any]]
-) -> tuple[list[np.ndarray], TraceHeader]:
-    known = {field.name for field in fields(TraceHeader)}
+def _read(where: str, items: Iterator[tuple[str, Any]]) -> Trace:
     header: dict[str, Any] = {}
     records: list[np.ndarray] = []
     for key, value in items:
-        if key == "load_history":
-            load = _load_of(value, f"trace {path}: record {len(records)}")
-            if records and load.shape != records[0].shape:
-                raise UserError(
-                    f"trace {path}: record {len(records)} has {load.shape[0]} layers x "
-                    f"{load.shape[1]} experts, record 0 has {records[0].shape[0]} x "
-                    f"{records[0].shape[1]}; every record must have the same shape"
-                )
-            records.append(load)
-        elif key in known:
+        if key != "load_history":
             header[key] = value
+            continue
+        load = _load_of(value, f"{where}: record {len(records)}")
+        records.append(load)
+        if load.shape != records[0].shape:
+            (layers, experts), first = load.shape, records[0].shape
+            raise UserError(
+                f"{where}: record {len(records) - 1} has {layers} layers x {experts} experts, "
+                f"record 0 has {first[0]} x {first[1]}; every record must have the same shape"
+            )
     if not records:
-        raise UserError(f"trace {path}: load_history has no records; record a longer history")
-    return records, _checked_header(path, header)
+        raise UserError(f"{where}: load_history has no records; record a longer history")
+    return Trace(np.stack(records, dtype=np.int64), _checked_header(where, header))
 
 
 def _load_of(record: Any, where: str) -> np.ndarray:
@@ -271,19 +257,16 @@ def _check_row(row: list[Any], where: str) -> None:
             )
 
 
-def _checked_header(path: Path, header: dict[str, Any]) -> TraceHeader:
-    for name, hint in get_type_hints(TraceHeader).items():
-        value = header.get(name)
-        if value is None:
-            continue
-        if str in get_args(hint):
-            if not isinstance(value, str):
-                raise UserError(f"trace {path}: {name} is {json.dumps(value)}; it must be text")
-        elif type(value) is not int or value < (0 if name == "seed" else 1):
-            raise UserError(
-                f"trace {path}: {name} is {json.dumps(value)}; it must be a positive integer"
-            )
-    return TraceHeader(**header)
+def _checked_header(where: str, header: dict[str, Any]) -> TraceHeader:
+    """The fields of ``header`` that are known; the others may be anything."""
+    known = {field.name: header.get(field.name) for field in fields(TraceHeader)}
+    for name, value in known.items():
+        is_text, least = name in ("model", "source"), 0 if name == "seed" else 1
+        fits = isinstance(value, str) if is_text else type(value) is int and value >= least
+        if value is not None and not fits:
+            wanted = "text" if is_text else "a positive integer"
+            raise UserError(f"{where}: {name} is {json.dumps(value)}; it must be {wanted}")
+    return TraceHeader(**known)
 
 
 def write_trace(path: str | os.PathLike, trace: Trace) -> None:

@@ -14,13 +14,7 @@ from typing import Any
 import numpy as np
 
 from eplb.common import UserError, write_text
-from eplb.evaluation.feedback import (
-    Gains,
-    feedback,
-    printable,
-    refusal_feedback,
-    worst_layers,
-)
+from eplb.evaluation.feedback import Gains, feedback, printable, refusal_feedback, worst_layers
 from eplb.evaluation.measure import Evaluation
 from eplb.evaluation.scores import SCORINGS, Figures, combined_scores
 
@@ -45,28 +39,34 @@ def prepare(results_dir: Path) -> None:
 def write_results(results_dir: Path, metrics: dict[str, Any]) -> None:
     """Write both files; correct.json comes last, since it is what makes a score count."""
     refusal = metrics["all_validation_errors"]
-    correct = {"correct": not refusal, "error": refusal[0] if refusal else ""}
-    write_text(results_dir / "metrics.json", json.dumps(metrics, indent=2, allow_nan=False) + "\n")
-    write_text(results_dir / "correct.json", json.dumps(correct, indent=2) + "\n")
+    _write(results_dir / "metrics.json", metrics)
+    _write(results_dir / "correct.json", {"correct": not refusal, "error": "".join(refusal)})
 
 
 def write_misuse(results_dir: Path, message: str) -> None:
     """Say in correct.json that there was no evaluation; there is no score to write."""
-    correct = {"correct": False, "error": f"not evaluated: {message}"}
-    write_text(results_dir / "correct.json", json.dumps(correct, indent=2) + "\n")
+    _write(results_dir / "correct.json", {"correct": False, "error": f"not evaluated: {message}"})
+
+
+def _write(path: Path, content: dict[str, Any]) -> None:
+    write_text(path, json.dumps(content, indent=2, allow_nan=False) + "\n")
 
 
 def metrics_of(evaluation: Evaluation, scoring: str) -> dict[str, Any]:
     """The content of metrics.json. ``public`` is what a model may see."""
     if evaluation.refusal is not None:
         return _refused(evaluation)
-    figures = evaluation.figures
+    figures, run = evaluation.figures, evaluation.run
     gains = Gains.of(evaluation, figures, scoring)
-    run_seconds = evaluation.run.seconds.sum(axis=1)
+    run_seconds = run.seconds.sum(axis=1)
     return {
         "combined_score": SCORINGS[scoring].formula(figures),
         "public": figures.public,
-        "private": _private(evaluation, figures, scoring, gains),
+        "private": {
+            **_setting(evaluation),
+            "scoring": scoring,
+            **_extras(evaluation, figures, gains),
+        },
         "text_feedback": feedback(evaluation, figures, scoring, gains),
         # As ShinkaEvolve means them: seconds of one whole run, over the runs.
         "execution_time_mean": float(run_seconds.mean()),
@@ -74,6 +74,21 @@ def metrics_of(evaluation: Evaluation, scoring: str) -> dict[str, Any]:
         "num_valid_runs": evaluation.settings.repeats,
         "num_invalid_runs": 0,
         "all_validation_errors": [],
+    }
+
+
+def _refused(evaluation: Evaluation) -> dict[str, Any]:
+    reason = printable(str(evaluation.refusal), 1000)
+    return {
+        "combined_score": 0.0,
+        "public": {},
+        "private": _setting(evaluation),
+        "text_feedback": refusal_feedback(reason, evaluation.refusal.traceback),
+        "execution_time_mean": 0.0,
+        "execution_time_std": 0.0,
+        "num_valid_runs": 0,
+        "num_invalid_runs": 1,
+        "all_validation_errors": [reason],
     }
 
 
@@ -93,14 +108,10 @@ def _setting(evaluation: Evaluation) -> dict[str, Any]:
     }
 
 
-def _private(
-    evaluation: Evaluation, figures: Figures, scoring: str, gains: Gains
-) -> dict[str, Any]:
-    """The researcher's extras: everything by window and repeat, and how it was measured."""
-    run = evaluation.run
-    private = {
-        **_setting(evaluation),
-        "scoring": scoring,
+def _extras(evaluation: Evaluation, figures: Figures, gains: Gains) -> dict[str, Any]:
+    """For the researcher: everything by window and repeat."""
+    run, seed = evaluation.run, evaluation.seed_scores
+    extras = {
         "combined_scores": combined_scores(figures),
         "throughput": {
             phase: {"tokens_per_second": worth.tokens_per_second, "lost": worth.lost}
@@ -114,26 +125,11 @@ def _private(
         "by_window": {name: _known(values) for name, values in evaluation.scores.by_window.items()},
         "worst_layers": [layer for layer, _, _ in worst_layers(evaluation.scores)],
     }
-    if evaluation.seed_scores is not None:
-        private["seed_balancedness_by_window"] = _known(evaluation.seed_scores.balancedness_score)
-    return private
+    if seed is not None:
+        extras["seed_balancedness_by_window"] = _known(seed.balancedness_score)
+    return extras
 
 
 def _known(values: np.ndarray) -> list[float | None]:
     """``values`` for JSON, where a window without tokens has null."""
     return [None if np.isnan(value) else float(value) for value in values]
-
-
-def _refused(evaluation: Evaluation) -> dict[str, Any]:
-    reason = printable(str(evaluation.refusal), 1000)
-    return {
-        "combined_score": 0.0,
-        "public": {},
-        "private": _setting(evaluation),
-        "text_feedback": refusal_feedback(reason, evaluation.refusal.traceback),
-        "execution_time_mean": 0.0,
-        "execution_time_std": 0.0,
-        "num_valid_runs": 0,
-        "num_invalid_runs": 1,
-        "all_validation_errors": [reason],
-    }

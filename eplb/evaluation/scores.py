@@ -25,6 +25,7 @@ from eplb.trace import History
 SHORTEST_MS = 1e-3
 # A program this many times as fast as the seed has its speed's whole score.
 FULL_SPEED = 100.0
+_BALANCED = ("balancedness_score", "balancedness_expert")
 
 
 class metric(cached_property):
@@ -201,26 +202,20 @@ class Figures:
         """If balancedness were higher by ``gain``, at most perfect."""
         missing = 1.0 - self.balancedness_score
         left = max(0.0, missing - gain) / missing if missing > 0 else 0.0
-        return replace(
-            self,
-            balancedness_score=min(1.0, self.balancedness_score + gain),
-            balancedness_expert=min(1.0, self.balancedness_expert + gain),
-            throughput={
-                phase: replace(worth, imbalance=worth.imbalance * left)
-                for phase, worth in self.throughput.items()
-            },
-        )
+        better = {name: min(1.0, getattr(self, name) + gain) for name in _BALANCED}
+        return replace(self, **better, throughput=self._with_losses(imbalance=left))
 
     def with_speed(self, factor: float) -> Figures:
         """If calls were ``factor`` times as fast."""
-        return replace(
-            self,
-            call_ms=self.call_ms / factor,
-            throughput={
-                phase: replace(worth, planning=worth.planning / factor)
-                for phase, worth in self.throughput.items()
-            },
-        )
+        faster = self._with_losses(planning=1 / factor)
+        return replace(self, call_ms=self.call_ms / factor, throughput=faster)
+
+    def _with_losses(self, **left: float) -> dict[str, Worth]:
+        """The throughput if of each loss named only the share ``left`` were left."""
+        return {
+            phase: replace(worth, **{name: getattr(worth, name) * of for name, of in left.items()})
+            for phase, worth in self.throughput.items()
+        }
 
 
 @dataclass(frozen=True)
