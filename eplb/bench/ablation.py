@@ -28,7 +28,7 @@ from shinka.core.sampler import PromptSampler
 from shinka.edit import apply_diff_patch, apply_full_patch
 from tqdm import tqdm
 
-from eplb.bench.provenance import commit, machine
+from eplb.bench.command import commit, machine
 from eplb.common import DONE, UserError, exit_on_user_error, positive_int, project_file, write_text
 from eplb.evaluation.measure import run_program
 from eplb.evaluation.scores import SCORINGS, Figures, PlacementScores

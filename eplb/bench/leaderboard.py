@@ -10,28 +10,28 @@ figures. Not covered: other window lengths than the trace's own.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import replace
+import argparse
+import textwrap
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
-from tqdm import tqdm
 
-from eplb.bench.pareto import Point, draw
-from eplb.bench.provenance import commit, machine
-from eplb.bench.tables import Refusal, Row, Scenario, summaries, table
+from eplb.bench import command, plots
 from eplb.common import (
     DONE,
-    ArgumentParser,
     UserError,
     exit_on_user_error,
+    output_argument,
+    pareto_front,
     positive_int,
+    progress_bar,
     project_file,
     write_text,
 )
 from eplb.evaluation.measure import SEED, run_program
-from eplb.evaluation.scores import Figures, PlacementScores
-from eplb.evaluation.scores import mean as score_mean
+from eplb.evaluation.scores import Figures, PlacementScores, mean
 from eplb.placement import Deployment
 from eplb.reference import replicate
 from eplb.sandbox.runner import Refused, Sandbox
@@ -40,6 +40,20 @@ from eplb.trace import History, Trace, read_trace
 from eplb.workload_model import PRESETS, generate
 
 HELD_OUT_SEED = 2026
+
+
+@dataclass(frozen=True)
+class Scenario:
+    """A workload on a deployment.
+
+    workload: the name of a preset in `eplb.workload_model`, or a recorded one
+    hardware: what tokens per second are told for, of `eplb.throughput.profile`
+    """
+
+    name: str
+    workload: str | Trace
+    deployment: Deployment
+    hardware: tuple[str, ...] = (DEFAULT,)
 
 
 # Experts of 3 x 4096 x 1536 weights of a byte.
@@ -53,6 +67,22 @@ SCENARIOS = (
     Scenario("stationary, EP32", "stationary", Deployment(288, 8, 4, 32)),
     Scenario("requests, EP32", "requests", Deployment(288, 8, 4, 32)),
 )
+# What a table shows, and how: means over the windows, in the order of `measure`.
+BALANCEDNESS, SPEED = "balancedness", "x seed's speed"
+COLUMNS = {
+    BALANCEDNESS: ".4f",
+    "balancedness under lp": ".4f",
+    "kept, prefill": ".4f",
+    "kept, decode": ".4f",
+    "over the bound": "+.1%",
+    "on the window seen": "+.1%",
+    "ms": ".3g",
+    SPEED: ".3g",
+    "slots moved": ".0%",
+    "node-local": ".0%",
+}
+SUMMARIES = list(COLUMNS)[:4]
+Rows = dict[str, dict[str, float] | Refused]
 
 
 def lower_bounds(load: np.ndarray, deployment: Deployment) -> np.ndarray:
@@ -74,43 +104,121 @@ def read_history(scenario: Scenario, seed: int) -> History:
 
 
 def measure(
-    scenario: Scenario, programs: list[Path], seed: int, repeats: int, sandbox: Sandbox
-) -> Iterator[Row | Refusal]:
-    """Run the seed program and then ``programs`` on ``scenario``; yield what each achieved.
+    sandbox: Sandbox,
+    program: Path,
+    scenario: Scenario,
+    history: History,
+    repeats: int,
+    progress: Callable[[float], None],
+) -> dict[str, float]:
+    """What ``program`` achieves, by `COLUMNS`; raises `Refused`, and `UserError` for the seed.
 
-    Raises `UserError` where the seed itself fails.
+    The gaps are those of the hottest GPU to the lower bound, on the window that followed and on
+    the window seen, which only replication and packing can lose.
     """
-    deployment = scenario.deployment
-    history = read_history(scenario, seed)
-    windows = history.windows
+    deployment, windows = scenario.deployment, history.windows
+    settings = {"repeats": repeats, "time_seed": True, "progress": progress}
+    run = run_program(sandbox, program, history.seen, deployment, **settings)
+    scores, lp = (
+        PlacementScores(run.placements, history, deployment, Serving.of(scenario.hardware, rule))
+        for rule in ("even", "lp")
+    )
+    figures = Figures.of(scores, run.seconds, run.seed_seconds)
     bounds = np.array([lower_bounds(window, deployment).sum() for window in windows])
-    mean = windows.sum(axis=(1, 2)) / deployment.num_gpus
-    for program in (project_file(SEED), *programs):
-        count = 1 if program.name == SEED else repeats
-        try:
-            run = run_program(
-                sandbox, program, history.seen, deployment, repeats=count, time_seed=True
-            )
-        except Refused as error:
-            yield Refusal(program.name, str(error))
-            continue
-        serving = {rule: Serving.of(scenario.hardware, rule) for rule in ("even", "lp")}
-        placed = (run.placements, history, deployment)
-        scores = PlacementScores(*placed, serving["even"])
-        lp = PlacementScores(*placed, serving["lp"])
-        figures = Figures.of(scores, run.seconds, run.seed_seconds)
-        yield Row(
-            program=program.name,
-            balancedness=figures.balancedness_score,
-            lp=score_mean(lp.balancedness_score),
-            kept={phase: worth.kept for phase, worth in figures.throughput.items()},
-            gap=float(np.nanmean(mean[1:] / scores.balancedness_score / bounds[1:])) - 1,
-            seen_gap=float(np.nanmean(mean[:-1] / scores.balancedness_oracle / bounds[:-1])) - 1,
-            ms=figures.call_ms,
-            times_seed=figures.seed_call_ms / figures.call_ms,
-            moved=scores.means["migrated_experts"] / deployment.num_replicas,
-            node_local=scores.means["node_locality"],
-        )
+    best = windows.sum(axis=(1, 2)) / deployment.num_gpus / bounds
+    values = (
+        figures.balancedness_score,
+        mean(lp.balancedness_score),
+        figures.throughput["prefill"].kept,
+        figures.throughput["decode"].kept,
+        mean(best[1:] / scores.balancedness_score) - 1,
+        mean(best[:-1] / scores.balancedness_oracle) - 1,
+        figures.call_ms,
+        figures.seed_call_ms / figures.call_ms,
+        scores.means["migrated_experts"] / deployment.num_replicas,
+        scores.means["node_locality"],
+    )
+    return dict(zip(COLUMNS, values, strict=True))
+
+
+def table(name: str, rows: Rows) -> str:
+    """One scenario in Markdown."""
+    lines = [["program", *COLUMNS]]
+    for program, figures in rows.items():
+        if isinstance(figures, Refused):
+            reason = textwrap.shorten(str(figures), 160).replace("|", "\\|")
+            lines.append([program, f"refused: {reason}", *[""] * (len(COLUMNS) - 1)])
+        else:
+            cells = (format(figures[column], how) for column, how in COLUMNS.items())
+            lines.append([program, *cells])
+    return command.markdown(name, lines)
+
+
+def summaries(results: dict[str, Rows]) -> str:
+    """Tables of one figure each, a row a program and a column a scenario, in Markdown."""
+    tables = []
+    for column in SUMMARIES:
+        lines = [["program", *results]]
+        for program in next(iter(results.values())):
+            same = [rows[program] for rows in results.values()]
+            refused = (isinstance(each, Refused) for each in same)
+            cells = [
+                "refused" if out else format(each[column], COLUMNS[column])
+                for out, each in zip(refused, same)
+            ]
+            lines.append([program, *cells])
+        tables.append(command.markdown(column.capitalize(), lines))
+    return "\n".join(tables)
+
+
+def draw(results: dict[str, Rows], path: Path) -> None:
+    """Balancedness over speed, with the front that no program dominates."""
+    panels, names = [], set()
+    for scenario, rows in results.items():
+        measured = {name: each for name, each in rows.items() if not isinstance(each, Refused)}
+        points = {
+            Path(name).stem: ([each[SPEED]], [each[BALANCEDNESS]])
+            for name, each in measured.items()
+        }
+        front = pareto_front(points.values(), lambda point: (point[0][0], point[1][0]))
+        speeds, balances = (np.repeat(each, 2) for each in np.array(front).reshape(-1, 2).T)
+        panels.append(plots.Panel(scenario, points, (speeds[1:], balances[:-1])))
+        names |= set(points)
+    others = names - {path.stem for path in (*command.shipped_programs(), Path(SEED))}
+    axes = ("speed, the seed's = 1", "balancedness")
+    title = "Balancedness on the next window over speed"
+    plots.draw(path, title, panels, axes, "Pareto front", others)
+
+
+def run(
+    scenarios: list[Scenario],
+    programs: list[Path],
+    seed: int,
+    repeats: int,
+    hidden: tuple[Path, ...],
+) -> tuple[dict[str, Rows], str]:
+    """Measure and print every scenario, ``hidden`` files unseen; return rows and safeguards."""
+    results: dict[str, Rows] = {}
+    programs = [project_file(SEED), *programs]
+    with Sandbox(timeout=600, hidden=hidden) as sandbox:
+        for scenario in scenarios:
+            rows = results[scenario.name] = {}
+            with progress_bar(scenario.name) as progress:
+                history = read_history(scenario, seed)
+                for place, program in enumerate(programs):
+                    count = 1 if program.name == SEED else repeats
+
+                    def share(done: float, place: int = place) -> None:
+                        progress((place + done) / len(programs))
+
+                    try:
+                        rows[program.name] = measure(
+                            sandbox, program, scenario, history, count, share
+                        )
+                    except Refused as error:
+                        rows[program.name] = error
+            print(table(scenario.name, rows), flush=True)
+        return results, sandbox.isolation
 
 
 def with_spare(scenario: Scenario, spare: int) -> Scenario:
@@ -119,46 +227,8 @@ def with_spare(scenario: Scenario, spare: int) -> Scenario:
     experts = workload.loads.shape[2] if isinstance(workload, Trace) else PRESETS[workload].experts
     num_replicas = gpus * (-(-experts // gpus) + spare)
     deployment = replace(scenario.deployment, num_replicas=num_replicas)
+    deployment.check(experts)
     return replace(scenario, name=f"{scenario.name}, {spare} spare", deployment=deployment)
-
-
-def points(rows: list[Row | Refusal], shipped: set[str]) -> list[Point]:
-    """What the plot shows of programs that were not refused; ``shipped`` are this project's."""
-    return [
-        Point(
-            row.program.removesuffix(".py"),
-            row.times_seed,
-            row.balancedness,
-            row.program in shipped,
-        )
-        for row in rows
-        if isinstance(row, Row)
-    ]
-
-
-def shipped_programs() -> list[Path]:
-    return sorted(project_file("programs").glob("*.py"))
-
-
-def run(
-    scenarios: list[Scenario],
-    programs: list[Path],
-    seed: int,
-    repeats: int,
-    hidden: tuple[Path, ...] = (),
-) -> tuple[list[tuple[Scenario, list[Row | Refusal]]], str]:
-    """Measure and print every scenario, ``hidden`` files unseen; return rows and safeguards."""
-    results = []
-    total = len(scenarios) * (1 + len(programs))
-    with Sandbox(timeout=600, hidden=hidden) as sandbox, tqdm(total=total, disable=None) as bar:
-        for scenario in scenarios:
-            rows = []
-            for row in measure(scenario, programs, seed, repeats, sandbox):
-                rows.append(row)
-                bar.update()
-            results.append((scenario, rows))
-            tqdm.write(table(scenario, rows))
-        return results, sandbox.isolation
 
 
 def chosen_scenarios(names: list[str], scenarios: list[Scenario]) -> list[Scenario]:
@@ -173,72 +243,43 @@ def chosen_scenarios(names: list[str], scenarios: list[Scenario]) -> list[Scenar
 def recorded_scenario(file: str, *numbers: str) -> Scenario:
     """The scenario that ``--trace`` describes; raises `UserError`."""
     try:
-        deployment = Deployment(*map(int, numbers))
+        deployment = Deployment(*map(positive_int, numbers))
         trace = read_trace(Path(file))
         History.of(trace, trace.interval())
         deployment.check(trace.loads.shape[2])
-    except ValueError as error:
-        raise UserError(
-            f"--trace {file} {' '.join(numbers)}: after the file come whole numbers of replicas, "
-            "groups, nodes and GPUs"
-        ) from error
-    except UserError as error:
-        raise UserError(f"--trace {file}: {error}") from error
+    except (argparse.ArgumentTypeError, UserError) as error:
+        raise UserError(f"--trace {file} {' '.join(numbers)}: {error}") from error
     return Scenario(Path(file).name, trace, deployment)
 
 
 def main(arguments: list[str] | None = None) -> int:
-    parser = ArgumentParser(
-        prog="python -m eplb.bench.leaderboard",
-        description="Score every program on every scenario.",
-    )
-    parser.add_argument(
-        "--programs", type=Path, nargs="+", metavar="FILE", help="default: all in programs/"
-    )
-    parser.add_argument(
-        "--scenarios", nargs="+", metavar="NAME", help="parts of their names; default: all"
-    )
-    parser.add_argument(
-        "--trace",
-        nargs=5,
-        action="append",
-        default=[],
-        metavar=("FILE", "REPLICAS", "GROUPS", "NODES", "GPUS"),
-        help="a recorded workload as one more scenario; may be repeated",
-    )
-    parser.add_argument(
-        "--spare_slots",
-        type=int,
-        nargs="+",
-        metavar="N",
-        help="each scenario with N more slots on a GPU than its experts need",
-    )
-    parser.add_argument("--seed", type=int, default=HELD_OUT_SEED, help="of the workloads")
-    parser.add_argument(
-        "--repeats", type=positive_int, default=3, help="runs of a program; default: 3"
-    )
-    parser.add_argument("--output", type=Path, metavar="FILE", help="write the table there too")
-    parser.add_argument("--plot", type=Path, metavar="FILE", help="draw it, e.g. leaderboard.png")
+    parser = command.parser("python -m eplb.bench.leaderboard", __doc__)
+    add = parser.add_argument
+    add("--scenarios", nargs="+", metavar="NAME", help="parts of their names; default: all")
+    sizes = ("FILE", "REPLICAS", "GROUPS", "NODES", "GPUS")
+    recorded = "a recorded workload as one more scenario; may be repeated"
+    add("--trace", nargs=5, action="append", default=[], metavar=sizes, help=recorded)
+    spare = "each scenario with N more slots on a GPU than its experts need"
+    add("--spare_slots", type=int, nargs="+", metavar="N", help=spare)
+    add("--seed", type=int, default=HELD_OUT_SEED, help="of the workloads")
+    add("--output", type=output_argument, metavar="FILE", help="write the table there too")
     args = parser.parse_args(arguments)
     scenarios = [*SCENARIOS, *(recorded_scenario(*trace) for trace in args.trace)]
     if args.scenarios:
         scenarios = chosen_scenarios(args.scenarios, scenarios)
     if args.spare_slots:
         scenarios = [with_spare(each, spare) for each in scenarios for spare in args.spare_slots]
-    programs = args.programs or shipped_programs()
     traces = tuple(Path(file) for file, *_ in args.trace)
-    results, isolation = run(scenarios, programs, args.seed, args.repeats, traces)
-    heading = (
-        f"Commit {commit()}; {machine()}; one thread; {isolation}; workload seed {args.seed}.\n"
-    )
+    results, isolation = run(scenarios, args.programs, args.seed, args.repeats, traces)
+    measured = f"{command.commit()}; {command.machine()}; one thread; {isolation}"
+    heading = f"Commit {measured}; workload seed {args.seed}.\n"
     summary = summaries(results)
     print(f"{summary}\n{heading}")
     if args.output:
-        tables = [heading, summary, *(table(*result) for result in results)]
+        tables = [heading, summary, *(table(*result) for result in results.items())]
         write_text(args.output, "\n".join(tables))
     if args.plot:
-        shipped = {path.name for path in shipped_programs()} | {"initial.py"}
-        draw([(scenario.name, points(rows, shipped)) for scenario, rows in results], args.plot)
+        draw(results, args.plot)
     return DONE
 
 

@@ -62,6 +62,7 @@ def draw(
             [handles[name]] = axis.plot(*points, **styles[name])
         axis.set(xscale="log", yscale=yscale, title=panel.title)
         axis.xaxis.set_major_formatter("{x:g}")
+        axis.margins(0.08)
         axis.grid(color="#e6e6e6", linewidth=0.6)
     for axis in grid.ravel()[len(panels) :]:
         axis.set_axis_off()

@@ -98,7 +98,7 @@ def test_scores_a_recorded_workload(tmp_path, tiny_scenario, capsys):
     printed = capsys.readouterr().out
     assert "**mine.json**" in printed and "**tiny**" not in printed
     for numbers, why in (
-        (("16", "4", "2", "four"), "whole numbers"),
+        (("16", "4", "2", "four"), "four is not a whole number"),
         (("15", "4", "2", "4"), "num_replicas 15"),
     ):
         with pytest.raises(UserError, match=f"mine.json.*{why}"):
