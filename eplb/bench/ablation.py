@@ -8,7 +8,6 @@ other workloads and start programs.
 
 from __future__ import annotations
 
-import argparse
 import contextlib
 import io
 import random
@@ -28,8 +27,16 @@ from shinka.core.sampler import PromptSampler
 from shinka.edit import apply_diff_patch, apply_full_patch
 from tqdm import tqdm
 
-from eplb.bench.command import commit, machine
-from eplb.common import DONE, UserError, exit_on_user_error, positive_int, project_file, write_text
+from eplb.bench.command import commit, machine, markdown, readable
+from eplb.common import (
+    DONE,
+    ArgumentParser,
+    UserError,
+    exit_on_user_error,
+    positive_int,
+    project_file,
+    write_text,
+)
 from eplb.evaluation.measure import run_program
 from eplb.evaluation.scores import SCORINGS, Figures, PlacementScores
 from eplb.placement import Deployment
@@ -114,25 +121,25 @@ def run(seeds: int, generations: int = 40) -> tuple[dict[str, list[float]], list
 def table(best: dict[str, list[float]], proposals: list[str]) -> str:
     """In Markdown, a row an operator: its share of proposals, and best scores without it."""
     seeds = [f"seed {seed}" for seed in range(len(best["nothing"]))]
-    head = ["left out", "share of proposals", *seeds, "mean", "change"]
-    rows = [head, ["---"] * len(head)]
+    rows = [["left out", "share of proposals", *seeds, "mean", "change"]]
     for name, scores in best.items():
         share = np.mean([bool(re.search(f"(^|_and_){name}", each)) for each in proposals])
         change = np.mean(scores) - np.mean(best["nothing"])
         cells = [f"{value:.3f}" for value in (*scores, np.mean(scores))]
         rows.append([name, f"{share:.0%}", *cells, f"{change:+.3f}"])
-    return "".join(f"| {' | '.join(row)} |\n" for row in rows)
+    return markdown(rows)
 
 
 def main(arguments: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser("python -m eplb.bench.ablation", description=__doc__)
+    parser = ArgumentParser("python -m eplb.bench.ablation", description=__doc__)
     parser.add_argument("--seeds", type=positive_int, default=5, help="default: 5")
-    parser.add_argument("--page", type=Path, help="a page of docs/, to write the table into")
+    parser.add_argument("--page", type=readable, help="a page of docs/, to write the table into")
     args = parser.parse_args(arguments)
+    page = args.page.read_text(encoding="utf-8") if args.page else ""
     text = f"\nCommit {commit()}; {machine()}.\n\n{table(*run(args.seeds))}\n"
     print(text)
     if args.page:
-        before, _, rest = args.page.read_text(encoding="utf-8").partition(START)
+        before, _, rest = page.partition(START)
         write_text(args.page, before + START + text + END + rest.partition(END)[2])
     return DONE
 

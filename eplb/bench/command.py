@@ -25,21 +25,21 @@ def parser(prog: str, description: str) -> ArgumentParser:
     parser = ArgumentParser(prog=prog, description=description)
     add = parser.add_argument
     programs = "default: all in programs/"
-    add("--programs", type=program_argument, nargs="+", metavar="FILE", help=programs)
+    add("--programs", type=readable, nargs="+", metavar="FILE", help=programs)
     add("--repeats", type=positive_int, default=3, help="runs of a program; default: 3")
     add("--plot", type=plot_argument, metavar="FILE", help="draw it, e.g. it.png")
     parser.set_defaults(programs=shipped_programs())
     return parser
 
 
-def program_argument(text: str) -> Path:
-    """An argument that names a program, for ``type=`` of argparse."""
+def readable(text: str) -> Path:
+    """An argument that names a file to read, for ``type=`` of argparse."""
     path = path_argument(text)
     try:
         path.open("rb").close()
     except OSError as error:
         raise UserError(
-            f"cannot read the program {path}: {error.strerror}; name a Python file"
+            f"cannot read {path}: {error.strerror}; name one that can be read"
         ) from error
     return path
 
@@ -49,11 +49,11 @@ def shipped_programs() -> list[Path]:
     return sorted(project_file("programs").glob("*.py"))
 
 
-def markdown(title: str, lines: list[list[str]]) -> str:
+def markdown(lines: list[list[str]], title: str = "") -> str:
     """A table in Markdown from its cells, of which the first line is the heading."""
     head, *rest = [f"| {' | '.join(line)} |\n" for line in lines]
-    rule = f"|{'---|' * len(lines[0])}\n"
-    return f"**{title}**\n\n{''.join([head, rule, *rest])}"
+    above = f"**{title}**\n\n" if title else ""
+    return f"{above}{head}|{'---|' * len(lines[0])}\n{''.join(rest)}"
 
 
 def commit() -> str:

@@ -97,7 +97,7 @@ def main(arguments: list[str] | None = None) -> int:
                     progress(place / len(SIZES))
             power = exponent([size.slots for size in SIZES], times)
             lines.append([program.name, *(f"{ms:.3g}" for ms in times), f"{power:.2f}"])
-    print(command.markdown("Milliseconds per call, layers x experts x GPUs", lines))
+    print(command.markdown(lines, "Milliseconds per call, layers x experts x GPUs"))
     print(f"Commit {command.commit()}; {command.machine()}; one thread.")
     if args.plot:
         draw(measured, args.plot)

@@ -151,7 +151,7 @@ def table(name: str, rows: Rows) -> str:
         else:
             cells = (format(figures[column], how) for column, how in COLUMNS.items())
             lines.append([program, *cells])
-    return command.markdown(name, lines)
+    return command.markdown(lines, name)
 
 
 def summaries(results: dict[str, Rows]) -> str:
@@ -167,7 +167,7 @@ def summaries(results: dict[str, Rows]) -> str:
                 for out, each in zip(refused, same)
             ]
             lines.append([program, *cells])
-        tables.append(command.markdown(column.capitalize(), lines))
+        tables.append(command.markdown(lines, column.capitalize()))
     return "\n".join(tables)
 
 

@@ -41,7 +41,7 @@ def test_growth_refuses_what_it_cannot_time_in_one_line(tmp_path):
     with pytest.raises(UserError, match="syntax.py is refused at 8 x 64 x 64: .*SyntaxErr"):
         growth.main(["--programs", str(broken)])
     for wrong, why in (
-        (["--programs", str(tmp_path / "none.py")], "none.py: No such file .*name a Python file"),
+        (["--programs", str(tmp_path / "none.py")], "none.py: No such file .*name one that can"),
         (["--programs", str(tmp_path)], "Is a directory"),
         (["--plot", str(tmp_path / "it.foo")], "ends in none of .png"),
         (["--plot", str(broken / "it.png")], "is a file"),
