@@ -40,15 +40,15 @@ def confirm(run: Run) -> str:
             file.write_text(program.code, encoding="utf-8")
         with Sandbox(hidden=(Path(name), run.folder)) as sandbox:
             scores = score_fresh(files, draw(TRACES), sandbox, **options)
-    rows = [_row(program, of) for program, of in zip(programs, scores, strict=True)]
+    rows = [_row(*of) for of in zip(programs, scores, strict=True)]
     winner = max(rows, key=lambda row: (row["fresh"], row["known"]))
     found = options | {"winner": winner["generation"], "programs": rows}
     keep(run.folder, programs[rows.index(winner)], json.dumps(found, indent=1))
-    ahead = winner["fresh"] - rows[-1]["fresh"]
+    ahead = f", {winner['fresh'] - rows[-1]['fresh']:+.4f} to the start program"
     return (
         f"confirmed on {TRACES} unseen traces: gen_{winner['generation']} scores "
-        f"{winner['fresh']:.4f} there{f', {ahead:+.4f} to the start program' * rows[-1]['start']}; "
-        f"on the known trace {winner['known']:.4f}, a gap of {winner['gap']:+.4f}"
+        f"{winner['fresh']:.4f} there{ahead * rows[-1]['start']}; on the known trace "
+        f"{winner['known']:.4f}, a gap of {winner['gap']:+.4f}"
     )
 
 
@@ -59,8 +59,8 @@ def finalists(run: Run) -> list[Program]:
     distinct: dict[str, Program] = {}
     for program in ranked:
         distinct.setdefault(_normal(program.code), program)
-    start = [program for program in ranked[:1] if program == run.seed]
-    return [*list(distinct.values())[len(start) :][:FINALISTS], *start]
+    start = ranked[:1] if run.seed in ranked else []
+    return list(distinct.values())[len(start) :][:FINALISTS] + start
 
 
 def _normal(code: str) -> str:

@@ -6,15 +6,17 @@ Imported in every Hydra application of the environment, hence nothing heavy at t
 from __future__ import annotations
 
 import os
-import shutil
 import subprocess
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from omegaconf import ListConfig, OmegaConf
+from omegaconf import DictConfig, ListConfig, OmegaConf
 
 from eplb.common import UserError, project_file
+
+if TYPE_CHECKING:
+    from eplb.trace import Trace
 
 
 def register_resolvers() -> None:
@@ -24,7 +26,7 @@ def register_resolvers() -> None:
         "models": _models,
         "meta_models": _meta_models,
         "objective": _objective,
-        "sizes": lambda arguments: OmegaConf.create(_sizes(**_named_sizes(arguments))),
+        "sizes": _sizes,
         "evaluation_jobs": lambda: max(1, (os.cpu_count() or 1) // 2),
         "slurm_partition": slurm_partition,
         "output_dir": output_dir,
@@ -48,51 +50,50 @@ def _meta_models(requested: Any, offline: bool) -> ListConfig | None:
 
 
 def _objective(scoring: str) -> str:
-    """What a model is told of the combined score; `UserError` for a scoring that there is not."""
+    """What a model is told of the combined score."""
     from eplb.evaluation.scores import SCORINGS
 
-    if scoring not in SCORINGS:
-        raise UserError(f"scoring={scoring}: there is no such scoring; use {', '.join(SCORINGS)}")
     return SCORINGS[scoring].sentence
 
 
-def _named_sizes(arguments: Any) -> dict[str, Any]:
-    """Of the evaluation's arguments those that decide what programs are run on."""
-    names = ("trace", "num_replicas", "num_groups", "num_nodes", "num_gpus")
-    return {name: arguments[name] for name in names if arguments.get(name) is not None}
-
-
-@cache
-def _sizes(trace: str | None = None, **chosen: int) -> dict[str, int]:
-    """The numbers of the task: the deployment, and the shape of the trace; read once."""
-    from eplb.trace import read_trace
-
-    path = trace or project_file("expert-load.json")
-    read = read_trace(path)
+def _sizes(arguments: DictConfig) -> DictConfig:
+    """The numbers of the task, by the evaluation's arguments: deployment and shape of the trace."""
+    path = arguments.get("trace") or str(project_file("expert-load.json"))
+    read = _read(path)
+    named = ("num_replicas", "num_groups", "num_nodes", "num_gpus")
     try:
-        deployment = read.deployment(**chosen)
+        deployment = read.deployment(**{name: arguments.get(name) for name in named})
+        read.interval(arguments.get("rebalance_interval"))
     except UserError as error:
         raise UserError(f"trace {path}: {error}") from error
     _, layers, experts = read.loads.shape
-    return {
-        **vars(deployment),
-        "layers": layers,
-        "experts": experts,
-        "slots_per_gpu": deployment.slots_per_gpu,
-        "experts_per_group": experts // deployment.num_groups,
-    }
+    shape = {"layers": layers, "experts": experts, "slots_per_gpu": deployment.slots_per_gpu}
+    per_group = experts // deployment.num_groups
+    return OmegaConf.create({**vars(deployment), **shape, "experts_per_group": per_group})
+
+
+@cache
+def _read(path: str) -> Trace:
+    from eplb.trace import read_trace
+
+    return read_trace(path)
 
 
 def slurm_partition() -> str:
     """The cluster's default partition; raises `UserError` where Slurm does not answer."""
-    if shutil.which("sinfo") is None:
-        raise UserError("cluster=slurm needs Slurm's commands, and sinfo is not on the PATH")
-    answer = subprocess.run(
-        ["sinfo", "--noheader", "--format=%P"], capture_output=True, text=True, timeout=30
-    )
-    if answer.returncode:
-        raise UserError(f"cluster=slurm: sinfo failed: {answer.stderr.strip()}")
-    for partition in answer.stdout.split():
+    try:
+        listed = subprocess.run(
+            ["sinfo", "--noheader", "--format=%P"],
+            capture_output=True,
+            text=True,
+            check=True,
+            timeout=30,
+        )
+    except FileNotFoundError as error:
+        raise UserError("cluster=slurm needs Slurm's commands; sinfo is not on the PATH") from error
+    except subprocess.CalledProcessError as error:
+        raise UserError(f"cluster=slurm: sinfo failed: {error.stderr.strip()}") from error
+    for partition in listed.stdout.split():
         if partition.endswith("*"):
             return partition[:-1]
     raise UserError("this Slurm has no default partition; add job_config.partition=NAME")

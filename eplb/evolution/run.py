@@ -32,7 +32,6 @@ from eplb.evolution.models import OFFLINE_MODEL, answering_models, silent_models
 from eplb.evolution.progress import Watcher
 from eplb.evolution.rundb import NoPrograms, Run, read_run
 from eplb.evolution.settings import check_start_program, compose_config, with_saved
-from eplb.trace import read_trace
 
 STOPPED = 1
 
@@ -71,14 +70,10 @@ def _check_files(config: DictConfig, folder: Path) -> None:
     if any(mark in str(folder) for mark in "#?%"):
         raise UserError(f"{folder}: ShinkaEvolve cannot read results in a folder with #, ? or %")
     check_start_program(Path(config.evo_config.init_program_path))
-    trace = config.distributed_job_config.extra_cmd_args.get("trace")
-    if trace is not None:
-        read = read_trace(trace)
-        read.interval()
-        read.deployment()
     if config.evo_config.job_type != "local":
-        for path in (str(folder), sys.executable, str(project_file("evaluate.py")), trace or ""):
-            if shlex.quote(path) != path and path:
+        trace = config.distributed_job_config.extra_cmd_args.get("trace", "none")
+        for path in (str(folder), sys.executable, str(project_file("evaluate.py")), trace):
+            if shlex.quote(path) != path:
                 raise UserError(
                     f"Slurm jobs cannot use the path {path}: only letters, digits and ._-/ work; "
                     f"choose another folder (results_dir=…)"
@@ -110,23 +105,22 @@ def _set_environment(seed: int) -> None:
 
 def _evolve(config: DictConfig, folder: Path, done: int) -> int:
     """Run ShinkaEvolve with everything ready, and say what came of it."""
-    way_on = f"to go on: {shlex.join([*_command(), f'resume={folder}'])}"
+    settings, again = config.evo_config, [*_command(), f"resume={folder}"]
+    way_on = f"; to go on: {shlex.join(again)}"
 
     def end(reason: str, status: int = STOPPED) -> NoReturn:
         # Everything on disk is fit to be resumed at any moment, and ShinkaEvolve's own way out of
         # an interruption waits for evaluations and ends in a traceback.
         resume.end_evaluations(folder)
-        refused = watcher.run.seed is not None and not watcher.run.seed.correct
-        watcher.warn(reason if refused else f"{reason}; {way_on}")
+        start = watcher.run.seed
+        watcher.warn(reason if start is not None and not start.correct else reason + way_on)
         os._exit(status)
 
     def why_silent() -> str | None:
         silent = silent_models(settings.llm_models, settings.llm_kwargs)
-        if len(silent) < len(settings.llm_models):
-            return None
-        return "; ".join(f"{model}: {reason}" for model, reason in silent.items())
+        reasons = "; ".join(f"{model}: {reason}" for model, reason in silent.items())
+        return reasons if len(silent) == len(settings.llm_models) else None
 
-    settings = config.evo_config
     watcher = Watcher(folder, settings.num_generations, why_silent, end)
     for number, name in ((signal.SIGINT, "interrupted"), (signal.SIGTERM, "terminated")):
         signal.signal(number, lambda number, frame, name=name: end(name, 128 + number))
@@ -143,7 +137,14 @@ def _evolve(config: DictConfig, folder: Path, done: int) -> int:
         end(f"{folder}: the disk is full" if full else f"ShinkaEvolve failed ({error}), see {log}")
     held = watcher.finish()
     resume.end_evaluations(folder)
-    way_on = f"to confirm it: {shlex.join(['python', '-m', confirmation.__name__, str(folder)])}"
+    if runner.cost_limit_reached:
+        budget = settings.max_api_costs
+        more = shlex.join([*again, f"evo_config.max_api_costs={2 * budget:g}"])
+        watcher.say(
+            f"the budget of ${budget:.2f} is used up after {held.generations} of "
+            f"{settings.num_generations} generations, which cost ${held.cost:.2f}; for more: {more}"
+        )
+    way_on = f"; to confirm it: {shlex.join(['python', '-m', confirmation.__name__, str(folder)])}"
     _conclude(watcher, held, config)
     return DONE if _did_all(runner) else STOPPED
 

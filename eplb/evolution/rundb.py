@@ -13,7 +13,7 @@ import math
 import sqlite3
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -96,6 +96,20 @@ class Program:
     island: int
     migrations: tuple[Migration, ...]
 
+    is_seed = property(lambda self: self.generation == 0 and self.parent_id is None)
+    description = property(lambda self: text(self.metadata.get("patch_description")))
+    edit = property(lambda self: text(self.metadata.get("patch_type")))
+    model = property(lambda self: text(self.metadata.get("model_name")))
+
+    @cached_property
+    def name(self) -> str:
+        return text(self.metadata.get("patch_name")) or f"program of generation {self.generation}"
+
+    @cached_property
+    def is_copy(self) -> bool:
+        """Whether ShinkaEvolve made it from another program of the database, to found an island."""
+        return bool(self.metadata.get("_is_island_copy") or self.metadata.get("_spawned_island"))
+
     @property
     def balancedness(self) -> float | None:
         return finite(self.public.get("balancedness_score")) if self.correct else None
@@ -106,24 +120,7 @@ class Program:
         value = finite(self.public.get("call_ms")) if self.correct else None
         return value if value is not None and value > 0 else None
 
-    @cached_property
-    def is_seed(self) -> bool:
-        return self.generation == 0 and self.parent_id is None
-
-    @cached_property
-    def is_copy(self) -> bool:
-        """Whether ShinkaEvolve made it from another program of the database, to found an island."""
-        return bool(self.metadata.get("_is_island_copy") or self.metadata.get("_spawned_island"))
-
-    @cached_property
-    def name(self) -> str:
-        return text(self.metadata.get("patch_name")) or f"program of generation {self.generation}"
-
-    description = property(lambda self: text(self.metadata.get("patch_description")))
-    edit = property(lambda self: text(self.metadata.get("patch_type")))
-    model = property(lambda self: text(self.metadata.get("model_name")))
-
-    @cached_property
+    @property
     def began(self) -> float:
         """When its parent and inspirations were chosen, in seconds since the epoch."""
         started = finite(self.metadata.get("pipeline_started_at"))
@@ -135,11 +132,8 @@ class Program:
 
     def island_at(self, timestamp: float) -> int:
         """The island that the program lived on at ``timestamp``."""
-        island = self.birth_island
-        for move in self.migrations:
-            if move.timestamp <= timestamp:
-                island = move.target
-        return island
+        moves = [move.target for move in self.migrations if move.timestamp <= timestamp]
+        return [self.birth_island, *moves][-1]
 
 
 @dataclass(frozen=True)
@@ -148,7 +142,7 @@ class FailedProposal:
 
     generation: int
     stage: str
-    details: dict[str, Any] = field(default_factory=dict)
+    details: dict[str, Any]
 
     model = property(lambda self: text(self.details.get("model_name")))
 
@@ -197,13 +191,15 @@ class NoPrograms(UserError):
 
 def read_run(folder: Path) -> Run:
     """Read a results folder; raises `UserError` where it is none, `NoPrograms` where empty."""
-    database = find_database(folder)
-    unfinished = any(path.stat().st_size for path in _logs(database) if path.exists())
-    parser = _Parser()
+    database, parser = _database_in(folder), _Parser()
+    # What SQLite keeps beside a database that is, or was, being written to.
+    logs = [database.with_name(f"{DATABASE}{suffix}") for suffix in ("-wal", "-journal")]
+    logs = [log for log in logs if log.exists()]
+    unfinished = any(log.stat().st_size for log in logs)
     try:
-        with _snapshot(database) as connection:
-            programs = tuple(parser.program(row) for row in connection.execute(_PROGRAMS))
-            proposals = tuple(parser.proposal(row) for row in connection.execute(_FAILED_PROPOSALS))
+        with _snapshot(database, held=bool(logs)) as connection:
+            programs = tuple(map(parser.program, connection.execute(_PROGRAMS)))
+            proposals = tuple(map(parser.proposal, connection.execute(_FAILED_PROPOSALS)))
     except (sqlite3.Error, TypeError, ValueError) as error:
         kind = NoPrograms if "no such table" in str(error) else UserError
         way_out = "give the results folder of a run, or restore the file from a backup"
@@ -214,34 +210,27 @@ def read_run(folder: Path) -> Run:
     return Run(folder, programs, proposals, unfinished, parser.damaged)
 
 
-def find_database(folder: Path) -> Path:
-    """The database in a results folder. Raises `UserError` with a way out where there is none."""
+def _database_in(folder: Path) -> Path:
     if not folder.is_dir():
         state = "is not a folder" if folder.exists() else "does not exist"
         raise UserError(f"{folder} {state}; give the results folder of a run")
-    database = folder / DATABASE
-    if database.is_file():
-        return database
+    if (folder / DATABASE).is_file():
+        return folder / DATABASE
     below = [*folder.glob(f"*/{DATABASE}"), *folder.glob(f"*/*/{DATABASE}")]
-    way_out = f"give one of a run, such as {max(below).parent}" if below else "give one of a run"
+    way_out = f"give one of a run{f', such as {max(below).parent}' if below else ''}"
     raise UserError(f"{folder} has no {DATABASE}, so it is not a results folder; {way_out}")
 
 
-def _logs(database: Path) -> list[Path]:
-    # What SQLite keeps beside a database that is, or was, being written to.
-    return [database.with_name(f"{DATABASE}{suffix}") for suffix in ("-wal", "-journal")]
-
-
 @contextmanager
-def _snapshot(database: Path) -> Iterator[sqlite3.Connection]:
-    """One consistent, read-only view of the database, whatever a run writes meanwhile."""
+def _snapshot(database: Path, held: bool) -> Iterator[sqlite3.Connection]:
+    """One consistent, read-only view of the database, whatever a run writes meanwhile.
+
+    held: somebody may have it open. Else SQLite need not lock: it would leave a -wal and a -shm
+    file behind, and cannot read at all in a folder that it may not write to.
+    """
     # Quoted: SQLite takes `#` and `?` in a URI for its own. Never creating: ShinkaEvolve takes an
     # existing database for a run to resume.
-    uri = f"{database.absolute().as_uri()}?mode=ro"
-    if not any(path.exists() for path in _logs(database)):
-        # Nobody has it open. Without this, SQLite leaves a -wal and a -shm file behind, and cannot
-        # read at all in a folder that it may not write to.
-        uri += "&immutable=1"
+    uri = f"{database.absolute().as_uri()}?mode=ro{'' if held else '&immutable=1'}"
     with closing(sqlite3.connect(uri, uri=True, timeout=PATIENCE_SECONDS)) as connection:
         connection.row_factory = sqlite3.Row
         connection.text_factory = lambda raw: raw.decode("utf-8", errors="replace")
@@ -256,10 +245,8 @@ class _Parser:
 
     def json(self, field: str | None, kind: type) -> Any:
         """A JSON field as ``kind`` (dict or list); empty where it is missing or damaged."""
-        if not field:
-            return kind()
         try:
-            value = json.loads(field)
+            value = json.loads(field) if field else kind()
         except (TypeError, ValueError, RecursionError):
             value = None
         if isinstance(value, kind):
@@ -268,9 +255,11 @@ class _Parser:
         return kind()
 
     def program(self, row: sqlite3.Row) -> Program:
-        correct = bool(row["correct"])
-        archive, top_k = row["archive_inspiration_ids"], row["top_k_inspiration_ids"]
-        inspirations = self.json(archive, list) + self.json(top_k, list)
+        correct, inspirations = (
+            bool(row["correct"]),
+            self.json(row["archive_inspiration_ids"], list),
+        )
+        inspirations += self.json(row["top_k_inspiration_ids"], list)
         return Program(
             id=str(row["id"]),
             code=str(row["code"]),
@@ -296,5 +285,4 @@ class _Parser:
                 self.damaged += 1
 
     def proposal(self, row: sqlite3.Row) -> FailedProposal:
-        generation, stage, details = row
-        return FailedProposal(int(generation), str(stage), self.json(details, dict))
+        return FailedProposal(int(row[0]), str(row[1]), self.json(row[2], dict))

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import ast
 import difflib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_type_hints
 
@@ -35,30 +35,29 @@ MARKERS = ("EVOLVE-BLOCK-START", "EVOLVE-BLOCK-END")
 
 _Count = Annotated[int, Field(strict=True, ge=1, lt=2**31)]
 _Name = Annotated[str, Field(min_length=1)]
-_Edit = Literal["diff", "full", "cross"]
+
+
+def _some(kind: Any) -> Any:
+    return Annotated[list[kind], Field(min_length=1)]
+
+
 # What a value must be, beyond the types that ShinkaEvolve's own configuration has.
 KINDS: dict[str, Any] = {
-    "offline": bool,
-    "verbose": bool,
-    "confirm": bool,
-    "models": _Name | Annotated[list[_Name], Field(min_length=1)] | None,
+    **dict.fromkeys(("offline", "verbose", "confirm"), bool),
+    **dict.fromkeys(("output_dir", "results_dir", "evo_config.init_program_path"), _Name),
+    **dict.fromkeys(("max_evaluation_jobs", "max_proposal_jobs", "max_db_workers"), _Count),
+    "models": _Name | _some(_Name) | None,
+    "trace": _Name | None,
     "seed": Annotated[int, Field(strict=True, ge=0, lt=2**31)],
     "locality": Literal["report", "require"],
     "scoring": Literal[tuple(SCORINGS)],
-    "trace": _Name | None,
-    "output_dir": _Name,
-    "results_dir": _Name,
-    "max_evaluation_jobs": _Count,
-    "max_proposal_jobs": _Count,
-    "max_db_workers": _Count,
     "evo_config.num_generations": _Count,
     "evo_config.max_api_costs": Annotated[float, Field(gt=0, allow_inf_nan=False)] | None,
-    "evo_config.init_program_path": _Name,
     "evo_config.llm_dynamic_selection": Literal["ucb", "ucb1", "thompson", "fixed"] | None,
-    "evo_config.patch_types": Annotated[list[_Edit], Field(min_length=1)],
+    "evo_config.patch_types": _some(Literal["diff", "full", "cross"]),
     "evo_config.llm_kwargs.max_tokens": _Count,
-    "evo_config.llm_kwargs.temperatures": Annotated[list[float], Field(min_length=1)],
-    "evo_config.llm_kwargs.reasoning_efforts": Annotated[list[_Name], Field(min_length=1)],
+    "evo_config.llm_kwargs.temperatures": _some(float),
+    "evo_config.llm_kwargs.reasoning_efforts": _some(_Name),
     "db_config.num_islands": _Count,
     "db_config.archive_size": _Count,
     "db_config.migration_interval": _Count,
@@ -89,10 +88,10 @@ def compose_config(overrides: Sequence[str]) -> DictConfig:
         with initialize_config_module("shinka.configs", version_base=None):
             config = compose("config", overrides=[VARIANT, *groups])
         OmegaConf.set_struct(config, False)
-        defaults = set(_keys(OmegaConf.to_container(config)))
+        kinds = _kinds(config)
         for text, override in parsed:
             if override.key_or_group not in GROUPS:
-                _set(config, defaults, text, override)
+                _set(config, kinds, text, override)
         if config.trace is not None:
             trace = str(Path(config.trace).absolute())
             config.distributed_job_config.extra_cmd_args.trace = trace
@@ -118,24 +117,28 @@ def _parse(text: str) -> tuple[str, Override]:
     return text, override
 
 
-def _keys(tree: dict[str, Any], above: str = "") -> Iterator[str]:
-    """Every key, ``above.key`` for nested ones, branches too."""
-    for key, value in tree.items():
-        yield f"{above}{key}"
-        if isinstance(value, dict):
-            yield from _keys(value, f"{above}{key}.")
+def _kinds(config: DictConfig) -> dict[str, Any]:
+    """What every key may hold: those of the configuration, and of ShinkaEvolve's own classes."""
 
+    def keys(tree: dict[str, Any], above: str) -> Iterator[str]:
+        for key, value in tree.items():
+            yield f"{above}{key}"
+            if isinstance(value, dict):
+                yield from keys(value, f"{above}{key}.")
 
-def _set(config: DictConfig, defaults: set[str], text: str, override: Override) -> None:
-    key, kinds = override.key_or_group, dict(KINDS)
+    kinds = dict.fromkeys((*keys(OmegaConf.to_container(config), ""), *GROUPS), Any)
     for section in ("evo_config", "db_config", "job_config"):
         theirs = get_type_hints(get_class(config[section]._target_))
-        kinds = {f"{section}.{name}": kind for name, kind in theirs.items()} | kinds
+        kinds |= {f"{section}.{name}": kind for name, kind in theirs.items()}
+    return kinds | KINDS
+
+
+def _set(config: DictConfig, kinds: dict[str, Any], text: str, override: Override) -> None:
+    key = override.key_or_group
     # ShinkaEvolve hands these on as they are.
     free = key.rpartition(".")[0].endswith(("_kwargs", "_args", "_criteria"))
-    known = {*defaults, *kinds, *GROUPS}
-    if key not in known and not free:
-        raise UserError(f"{text}: there is no setting {key}{_nearest(key, known)}; see configs/")
+    if key not in kinds and not free:
+        raise UserError(f"{text}: there is no setting {key}{_nearest(key, kinds)}; see configs/")
     checked = TypeAdapter(kinds.get(key, Any), config={"arbitrary_types_allowed": True})
     try:
         OmegaConf.update(config, key, checked.validate_python(override.value()), force_add=True)
@@ -146,7 +149,7 @@ def _set(config: DictConfig, defaults: set[str], text: str, override: Override) 
         raise UserError(f"{text}: {wrong}") from error
 
 
-def _nearest(key: str, known: set[str]) -> str:
+def _nearest(key: str, known: Iterable[str]) -> str:
     """The known key most like ``key``, by its whole or by its last part."""
     last = {name.rpartition(".")[2]: name for name in sorted(known, reverse=True)}
     names = {name: name for name in known} | last
@@ -158,12 +161,11 @@ def _nearest(key: str, known: set[str]) -> str:
 def _reason(error: Exception, overrides: Sequence[str]) -> str:
     """Our own words, where one of our resolvers raised them, else Hydra's."""
     cause: BaseException | None = error
-    while cause is not None:
-        if isinstance(cause, UserError):
-            return str(cause)
+    while cause is not None and not isinstance(cause, UserError):
         cause = cause.__cause__
     told = str(error).rpartition("raised while resolving interpolation: ")[2]
-    return f"{' '.join(overrides)}: {told.partition('Config search path')[0]}"
+    theirs = f"{' '.join(overrides)}: {told.partition('Config search path')[0]}"
+    return theirs if cause is None else str(cause)
 
 
 def with_saved(overrides: Sequence[str]) -> list[str]:
@@ -187,19 +189,18 @@ def _split(override: str) -> tuple[str, str]:
 
 def check_start_program(path: Path) -> None:
     """Raise `UserError` unless ``path`` is a program that ShinkaEvolve can change."""
-    setting = f"evo_config.init_program_path={path}"
     try:
         code = path.read_text(encoding="utf-8-sig")
         ast.parse(code)
-    except OSError as error:
-        raise UserError(
-            f"{setting}: {error.strerror}; name a program such as initial.py"
-        ) from error
-    except (SyntaxError, ValueError) as error:
-        raise UserError(f"{setting}: not Python ({error}); put that right first") from error
-    places = [code.find(marker) for marker in MARKERS]
-    if -1 in places or places != sorted(places):
-        raise UserError(
-            f"{setting}: no EVOLVE block; put what may change between the lines "
+        places = [code.find(marker) for marker in MARKERS]
+        if places == sorted(places) and -1 not in places:
+            return
+        wrong = (
+            f"no EVOLVE block; put what may change between the lines "
             f"# {MARKERS[0]} and # {MARKERS[1]}, as initial.py does"
         )
+    except OSError as error:
+        wrong = f"{error.strerror}; name a program such as initial.py"
+    except (SyntaxError, ValueError) as error:
+        wrong = f"not Python ({error}); put that right first"
+    raise UserError(f"evo_config.init_program_path={path}: {wrong}")

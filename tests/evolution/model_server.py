@@ -22,6 +22,8 @@ class ModelServer:
         # Said instead of an edit, and thought before saying nothing.
         self.says: str | None = None
         self.thinks: str | None = None
+        # That every answer counts as.
+        self.tokens = 10
         server = self
 
         class Handler(BaseHTTPRequestHandler):
@@ -39,7 +41,7 @@ class ModelServer:
                 said = answer(messages[0], messages[-1])
                 if server.says is not None and messages[-1] != "Reply with OK.":
                     said = server.says
-                self.reply(200, completion(said, server.thinks))
+                self.reply(200, completion(said, server.thinks, server.tokens))
 
             def reply(self, status: int, content: dict) -> None:
                 data = json.dumps(content).encode()
@@ -71,7 +73,7 @@ class ModelServer:
         self._http.server_close()
 
 
-def completion(content: str, thought: str | None = None) -> dict:
+def completion(content: str, thought: str | None, tokens: int) -> dict:
     return {
         "id": "1",
         "object": "chat.completion",
@@ -88,7 +90,7 @@ def completion(content: str, thought: str | None = None) -> dict:
                 },
             }
         ],
-        "usage": {"prompt_tokens": 10, "completion_tokens": 10, "total_tokens": 20},
+        "usage": {"prompt_tokens": 0, "completion_tokens": tokens, "total_tokens": tokens},
     }
 
 

@@ -103,7 +103,9 @@ def test_the_task_names_the_sizes_of_the_embedded_trace():
 
 def test_the_task_names_the_sizes_of_another_trace(tmp_path):
     path = tmp_path / "mine.json"
-    header = TraceHeader(num_groups=1, num_replicas=448, num_nodes=8, num_gpus=64)
+    header = TraceHeader(
+        num_groups=1, num_replicas=448, num_nodes=8, num_gpus=64, rebalance_interval=2
+    )
     write_trace(path, Trace(np.ones((4, 3, 384), dtype=np.int64), header))
     asked = f"+distributed_job_config.extra_cmd_args.trace={path}"
     message = compose_config([asked]).evo_config.task_sys_msg
