@@ -172,6 +172,10 @@ def path_argument(text: str) -> Path:
     """An argument that names a file or folder, for ``type=`` of argparse; "" is the current one."""
     if not text.strip():
         raise argparse.ArgumentTypeError("it is empty, and must name a file or folder")
+    try:
+        Path(text).exists()
+    except OSError as error:  # a name that is too long, a folder that keeps others out
+        raise argparse.ArgumentTypeError(f"cannot use {text}: {error.strerror}") from error
     return Path(text)
 
 

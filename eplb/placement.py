@@ -14,6 +14,8 @@ import numpy as np
 from eplb.common import UserError
 
 _FAR_OUT, _MOST_LISTED = 10_000, 6
+# Far more slots per layer than anybody deploys; arrays of them must fit into memory.
+_MOST_SLOTS = 1 << 16
 
 
 class InvalidPlacement(Exception):
@@ -53,6 +55,8 @@ class Deployment:
         for name in ("num_replicas", "num_groups", "num_nodes", "num_gpus"):
             if getattr(self, name) < 1:
                 raise UserError(f"{name} is {getattr(self, name)}; it must be at least 1")
+        if self.num_replicas > _MOST_SLOTS:
+            raise UserError(f"num_replicas {self.num_replicas} is more than {_MOST_SLOTS} slots")
         if self.num_replicas < num_experts:
             fits = -(-num_experts // self.num_gpus) * self.num_gpus
             raise UserError(

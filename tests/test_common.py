@@ -72,7 +72,7 @@ def test_wrong_arguments_are_the_users_error_without_the_usage():
     [
         (positive_int, "7", ["0", "-1", "1.5", "", "x", "²", "1e3"]),
         (positive_seconds, "0.5", ["0", "-1", "nan", "inf", "", "x"]),
-        (path_argument, "a/b", ["", "  "]),
+        (path_argument, "a/b", ["", "  ", 300 * "x"]),
         (output_argument, "a/b", ["", "  "]),
         (plot_argument, "a/b.svg", ["", "a/b", "a/b.foo", "a/.png"]),
     ],

@@ -243,6 +243,7 @@ def test_good_deployments_pass(drawn):
     ("deployment", "message"),
     [
         (Deployment(num_gpus=0), "num_gpus is 0; it must be at least 1"),
+        (Deployment(num_replicas=10**20), f"num_replicas {10**20} is more than 65536 slots"),
         (
             Deployment(num_replicas=250),
             (

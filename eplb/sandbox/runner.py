@@ -80,7 +80,9 @@ class Sandbox:
     def __init__(self, timeout: float = DEFAULT_TIMEOUT, hidden: tuple[Path, ...] = ()) -> None:
         self.timeout = timeout
         self.isolation = "unknown: nothing has run"
-        self._hidden = [*isolation.project_paths(), *(path.resolve() for path in hidden)]
+        # Not `Path.resolve`, which takes offence at links in a circle.
+        real = (Path(os.path.realpath(path)) for path in hidden)
+        self._hidden = [*isolation.project_paths(), *real]
         self._process: subprocess.Popen | None = None
         self._control: socket.socket | None = None
         self._stderr = tempfile.TemporaryFile()

@@ -241,6 +241,15 @@ def test_a_results_folder_that_cannot_be_written(command, tmp_path):
     assert (tmp_path / "file").read_text() == "mine"
 
 
+def test_links_in_a_circle_are_told_of(command, tmp_path, monkeypatch):
+    monkeypatch.setattr(evaluation, "Sandbox", Sandbox)
+    (tmp_path / "circle").symlink_to(tmp_path / "circle")
+    for argument in ("--trace", "--results_dir", "--program_path"):
+        status, _, err = command(argument, tmp_path / "circle")
+        assert (status, err.count("\n")) == (2, 1)
+        assert f"{tmp_path / 'circle'}" in err
+
+
 def test_an_empty_results_folder_touches_none(command, tmp_path):
     leave_stale_results(tmp_path / "results")
     status, _, err = command("--results_dir", "")
