@@ -10,7 +10,7 @@ import argparse
 import sys
 from pathlib import Path
 
-from eplb.common import DONE, exit_on_user_error, positive_int
+from eplb.common import DONE, ArgumentParser, exit_on_user_error, positive_int
 from eplb.engines.registry import WRITTEN
 from eplb.planning.generate import generate
 from eplb.planning.planner import DEFAULT_PROGRAM
@@ -18,7 +18,7 @@ from eplb.throughput.profile import add_arguments
 
 
 def parse_arguments() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
+    parser = ArgumentParser(
         description="Expert statistics in, expert placement out. Needs no GPU and no engine."
     )
     add = parser.add_argument

@@ -10,13 +10,13 @@ import argparse
 import sys
 from pathlib import Path
 
-from eplb.common import DONE, exit_on_user_error, positive_int
+from eplb.common import DONE, ArgumentParser, exit_on_user_error, positive_int
 from eplb.planning.report import report
 from eplb.throughput.profile import add_arguments
 
 
 def parse_arguments() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
+    parser = ArgumentParser(
         description="Mean, standard deviation and imbalance ratio of the load of each layer."
     )
     add = parser.add_argument
