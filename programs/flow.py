@@ -296,5 +296,4 @@ def rebalance_experts(weight, num_replicas, num_groups, num_nodes, num_gpus):
 
 
 def run_eplb(weight, num_replicas, num_groups, num_nodes, num_gpus):
-    """Answer one window: see `rebalance_experts`."""
     return rebalance_experts(weight, num_replicas, num_groups, num_nodes, num_gpus)
