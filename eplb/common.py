@@ -107,17 +107,13 @@ def replacing(path: str | os.PathLike) -> Iterator[Path]:
     A reader sees the old file or the new one, never a part; when the block raises, the old file
     stays as it was. Raises `UserError` where the folder cannot be written.
     """
-    path = Path(path)
+    path, partial = Path(path), None
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        handle, name = tempfile.mkstemp(
-            prefix=f".{path.name}.", suffix=path.suffix, dir=path.parent
-        )
+        beside = {"prefix": f".{path.name}.", "suffix": path.suffix, "dir": path.parent}
+        handle, name = tempfile.mkstemp(**beside)
         os.close(handle)
-    except OSError as error:
-        raise UserError(f"cannot write {path}: {error.strerror}; choose another folder") from error
-    partial = Path(name)
-    try:
+        partial = Path(name)
         yield partial
         # mkstemp keeps the file to its owner; an output file follows the umask like any other.
         umask = os.umask(0)
@@ -125,9 +121,10 @@ def replacing(path: str | os.PathLike) -> Iterator[Path]:
         os.chmod(partial, 0o666 & ~umask)
         os.replace(partial, path)
     except OSError as error:
-        raise UserError(f"cannot write {path}: {error.strerror}; choose another folder") from error
+        raise _unwritable(path, error.strerror) from error
     finally:
-        partial.unlink(missing_ok=True)
+        if partial is not None:
+            partial.unlink(missing_ok=True)
 
 
 def check_writable(path: Path) -> None:
@@ -136,12 +133,16 @@ def check_writable(path: Path) -> None:
         raise UserError(f"{path} is a folder; name a file in it")
     folder = next(parent for parent in path.absolute().parents if parent.exists())
     if not folder.is_dir():
-        raise UserError(f"cannot write {path}: {folder} is a file; choose another folder")
+        raise _unwritable(path, f"{folder} is a file")
     try:
         # Asking for permission is not enough: root has every one, and /proc takes no file.
         tempfile.TemporaryFile(dir=folder).close()
     except OSError as error:
-        raise UserError(f"cannot write {path}: {error.strerror}; choose another folder") from error
+        raise _unwritable(path, error.strerror) from error
+
+
+def _unwritable(path: Path, reason: str) -> UserError:
+    return UserError(f"cannot write {path}: {reason}; choose another folder")
 
 
 def write_text(path: str | os.PathLike, text: str) -> None:

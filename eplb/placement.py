@@ -171,7 +171,9 @@ def validate(
     _check_array("phy2log", phy2log, (num_layers, deployment.num_replicas))
     _check_array("logcnt", logcnt, (num_layers, num_experts))
     _check_array("log2phy", log2phy, (num_layers, num_experts, None))
-    _check_experts(phy2log, num_experts)
+    fault = expert_fault(phy2log, num_experts, range(num_layers))
+    if fault is not None:
+        raise InvalidPlacement(f"phy2log: {fault}")
     truth = ExpertPlacement.from_phy2log(phy2log, num_experts)
     _check_counts(logcnt, truth.logcnt)
     _check_slots(log2phy, truth)
@@ -189,12 +191,6 @@ def _check_array(name: str, array: np.ndarray, shape: tuple[int | None, ...]) ->
     if not fits:
         wanted = ", ".join("X" if want is None else str(want) for want in shape)
         raise InvalidPlacement(f"{name} has shape {list(array.shape)}; it must be [{wanted}]")
-
-
-def _check_experts(phy2log: np.ndarray, num_experts: int) -> None:
-    fault = expert_fault(phy2log, num_experts, range(len(phy2log)))
-    if fault is not None:
-        raise InvalidPlacement(f"phy2log: {fault}")
 
 
 def expert_fault(phy2log: np.ndarray, num_experts: int, layers: Sequence[int]) -> str | None:
@@ -241,12 +237,13 @@ def _check_counts(logcnt: np.ndarray, counts: np.ndarray) -> None:
 
 def _check_slots(log2phy: np.ndarray, truth: ExpertPlacement) -> None:
     """Compare ``log2phy`` with the true slots, whatever their order and the width of padding."""
-    used = np.arange(log2phy.shape[2]) < truth.logcnt[:, :, None]
-    if log2phy.shape[2] < truth.log2phy.shape[2]:
-        layer, expert = np.argwhere(truth.logcnt > log2phy.shape[2])[0]
+    (_, _, room), (_, _, width) = log2phy.shape, truth.log2phy.shape
+    used = np.arange(room) < truth.logcnt[:, :, None]
+    if room < width:
+        layer, expert = np.argwhere(truth.logcnt > room)[0]
         raise InvalidPlacement(
             f"log2phy: layer {layer}, expert {expert} has {truth.logcnt[layer, expert]} slots in "
-            f"phy2log; log2phy has room for {log2phy.shape[2]}"
+            f"phy2log; log2phy has room for {room}"
         )
     padded = np.argwhere(~used & (log2phy != -1))
     if padded.size:
@@ -256,7 +253,6 @@ def _check_slots(log2phy: np.ndarray, truth: ExpertPlacement) -> None:
             f"{_shown(log2phy[layer, expert, column])}; after the expert's "
             f"{truth.logcnt[layer, expert]} slots it must be -1"
         )
-    width = truth.log2phy.shape[2]
     # Unused cells sort last on both sides, so that sets are compared and not orders.
     beyond = np.iinfo(np.int64).max
     claimed = np.sort(np.where(used, log2phy, beyond)[:, :, :width], axis=2)
@@ -264,11 +260,11 @@ def _check_slots(log2phy: np.ndarray, truth: ExpertPlacement) -> None:
     wrong = np.argwhere(claimed != actual)
     if wrong.size:
         layer, expert, column = wrong[0]
-        slots = truth.logcnt[layer, expert]
+        count = truth.logcnt[layer, expert]
         raise InvalidPlacement(
             f"log2phy: layer {layer}, expert {expert} lists slots "
-            f"{_listed(claimed[layer, expert, :slots], column)}; phy2log has it in "
-            f"{_listed(actual[layer, expert, :slots], column)}"
+            f"{_listed(claimed[layer, expert, :count], column)}; phy2log has it in "
+            f"{_listed(actual[layer, expert, :count], column)}"
         )
 
 

@@ -76,22 +76,17 @@ def attribute(scores: PlacementScores) -> Attribution:
     held = np.stack([placement.holders(nodes) for placement in placements])
     present = held.reshape(len(seen), experts, nodes).transpose(0, 2, 1).reshape(-1, experts)
     replicated = reference.place(np.repeat(seen, nodes, axis=0), **on_nodes, present=present)
+    # The program's own replicas, packed again.
+    by_slot = np.stack([slot_loads(*pair) for pair in zip(history.seen, placements, strict=True)])
+    gpu = reference.pack(by_slot.reshape(len(present), -1), on_nodes["num_gpus"])
+    expert = np.stack([placement.phy2log for placement in placements]).reshape(len(present), -1)
+    repacked = np.take_along_axis(expert, np.argsort(gpu, axis=1, kind="stable"), axis=1)
     return Attribution(
         balancedness_score=mean(scores.balancedness_score),
         balancedness_oracle=mean(scores.balancedness_oracle),
-        repacked=reached(_repacked(scores, on_nodes["num_gpus"], nodes), history.seen),
+        repacked=reached(repacked, history.seen),
         replicated=reached(replicated, history.seen),
         free=reached(free, history.seen),
         no_forecast=reached(free, history.windows[1:]),
         node_local=node_local,
     )
-
-
-def _repacked(scores: PlacementScores, gpus: int, nodes: int) -> np.ndarray:
-    """[windows * layers * nodes, slots of the node]: the program's replicas, packed again."""
-    pairs = list(zip(scores.history.seen, scores.placements, strict=True))
-    slots = scores.deployment.num_replicas // nodes
-    loads = np.stack([slot_loads(*pair) for pair in pairs]).reshape(-1, slots)
-    expert = np.stack([placement.phy2log for _, placement in pairs]).reshape(-1, slots)
-    by_gpu = np.argsort(reference.pack(loads, gpus), axis=1, kind="stable")
-    return np.take_along_axis(expert, by_gpu, axis=1)
