@@ -190,7 +190,8 @@ def _check_array(name: str, array: np.ndarray, shape: tuple[int | None, ...]) ->
     )
     if not fits:
         wanted = ", ".join("X" if want is None else str(want) for want in shape)
-        raise InvalidPlacement(f"{name} has shape {list(array.shape)}; it must be [{wanted}]")
+        found = ", ".join(map(_shown, array.shape))
+        raise InvalidPlacement(f"{name} has shape [{found}]; it must be [{wanted}]")
 
 
 def expert_fault(phy2log: np.ndarray, num_experts: int, layers: Sequence[int]) -> str | None:

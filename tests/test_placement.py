@@ -123,6 +123,10 @@ def changed(name, cell, value):
             "log2phy has shape [2, 5, 2]; it must be [2, 6, X]",
         ),
         (
+            {**answer(), "log2phy": np.zeros((0, 83711234, 2), dtype=np.int64)},
+            "log2phy has shape [0, out of range, 2]; it must be [2, 6, X]",
+        ),
+        (
             changed("phy2log", (1, 3), 6),
             "phy2log: layer 1, slot 3 holds expert 6; experts are 0 to 5",
         ),

@@ -38,7 +38,7 @@ def table(metrics: dict[str, Any], results_dir: Path, next_command: str) -> str:
     most = private["most_to_gain"]
     gain = f"{most[0]}, {most[1]:.4f} of the combined score" if most else "next to nothing"
     rows += [*_figures(metrics), ("most to gain", gain, ""), ("results", str(file), "")]
-    return "\n".join([*_lines(rows), "next:", f"  {next_command}"])
+    return "\n".join([*_lines(rows), "next:", f"  {_shown(next_command)}"])
 
 
 def next_command(args: argparse.Namespace, default: dict[str, Any]) -> str:
@@ -67,7 +67,12 @@ def _near(path: str) -> str:
 
 
 def _lines(rows: list[Row]) -> list[str]:
-    return [f"{name:<24}{value:<10}  {note}".rstrip() for name, value, note in rows]
+    return [_shown(f"{name:<24}{value:<10}  {note}").rstrip() for name, value, note in rows]
+
+
+def _shown(line: str) -> str:
+    """``line`` as any screen can show it: the name of a file may hold whatever bytes it likes."""
+    return "".join(c if c.isprintable() else "?" for c in line)
 
 
 def _figures(metrics: dict[str, Any]) -> list[Row]:

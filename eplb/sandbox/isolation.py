@@ -21,8 +21,6 @@ ZYGOTE = Path(__file__).resolve().with_name("inside")
 
 _SYSTEM = ("/usr", "/bin", "/lib", "/lib32", "/lib64", "/nix/store")
 _SYSTEM_FILES = ("/etc/ld.so.cache", "/etc/ld.so.conf", "/etc/ld.so.conf.d", "/etc/alternatives")
-_PROCESSORS = "/sys/devices/system/cpu"
-_MACHINE = (_PROCESSORS, "/proc/cpuinfo")
 _DEVICES = ("/dev/null", "/dev/zero", "/dev/urandom")
 _IN_PREFIX = ("bin", "lib", "lib64", "include", "pyvenv.cfg", "Python", "Resources")
 # Keeps arithmetic on one thread, as it is measured; the OpenBLAS settings work around processors
@@ -60,7 +58,8 @@ def bubblewrap_command(control: int, hidden: list[Path]) -> list[str] | None:
     if bwrap is None:
         return None
     command = [bwrap, "--unshare-all", "--die-with-parent", "--cap-drop", "ALL"]
-    for path in (*_SYSTEM, *_SYSTEM_FILES, _PROCESSORS):
+    # The processors are for the import of torch; no program sees them.
+    for path in (*_SYSTEM, *_SYSTEM_FILES, "/sys/devices/system/cpu"):
         command += ["--ro-bind-try", path, path]
     for device in _DEVICES:
         command += ["--dev-bind-try", device, device]
@@ -82,7 +81,7 @@ def bubblewrap_command(control: int, hidden: list[Path]) -> list[str] | None:
 
 def readable_paths(hidden: list[Path]) -> list[str]:
     """What a process without bubblewrap may read: the system and Python, around what is hidden."""
-    paths = [Path(path) for path in (*_SYSTEM, *_SYSTEM_FILES, *_MACHINE, *_DEVICES)]
+    paths = [Path(path) for path in (*_SYSTEM, *_SYSTEM_FILES, *_DEVICES)]
     # Landlock goes by files, not by names: a link to a folder would let in all of it.
     shown = dict.fromkeys(path.resolve() for path in paths + _python_paths() if path.exists())
     return [str(path) for folder in shown for path in _around(folder, hidden)]

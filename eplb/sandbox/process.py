@@ -1,11 +1,11 @@
 """One sandboxed process as the evaluator sees it: what it is asked, what it answers, and the clock.
 
-The clock runs in this process, from before the window is handed over until the three maps have
-been copied out of the reach of the program. This process and the program share one processor
-meanwhile (`eplb.sandbox.pinning`), so that work which a program puts off until after its answer
-keeps the clock running: there is no second processor for it. Subtracted is this process's own
-copying, in its own processor time. A program's own copying of its maps into the shared memory
-counts, since it could otherwise be avoided by writing there in the first place.
+The clock runs in this process, from one answer to the next without a gap: a call ends when its
+maps have been copied out of the reach of the program. Both processes share one processor meanwhile
+(`eplb.sandbox.pinning`), so that work which a program puts off until after its answer is on the
+clock: there is no second processor for it. Subtracted is this process's own copying, in its own
+processor time. A program's own copying of its maps into the shared memory counts, since it could
+otherwise be avoided by writing there in the first place.
 
 Everything that arrives here is untrusted: sizes are checked, text is bounded and made printable.
 """
@@ -86,6 +86,7 @@ class Candidate:
         self._poll.register(self._done, select.POLLIN)
         self._answered = 0
         self._standing: list[np.ndarray] = []
+        self._stopped: tuple[int, int] | None = None
 
     def __enter__(self) -> Candidate:
         return self
@@ -125,9 +126,9 @@ class Candidate:
         """Hand over ``window`` [layers, experts] float32; return the maps and the seconds taken."""
         doing = f"in window {self._answered}"
         if self._poll.poll(0):
-            self._expect(protocol.GO, "between two windows")
-        start = time.perf_counter_ns()
-        erasing = time.thread_time_ns()
+            self._expect(b"", "between two windows")
+        # The clock goes on from the answer before: a timer could start work between two windows.
+        start, erasing = self._stopped or (time.perf_counter_ns(), time.thread_time_ns())
         protocol.erase_maps(memoryview(self._answer), self._standing)
         erased = time.thread_time_ns()
         self._window[:] = window.tobytes()
@@ -138,8 +139,7 @@ class Candidate:
             maps = protocol.read_maps(memoryview(self._answer))
         except ValueError as error:
             raise Refused(f"{error} {doing}") from error
-        end = time.perf_counter_ns()
-        copied = time.thread_time_ns()
+        self._stopped = end, copied = time.perf_counter_ns(), time.thread_time_ns()
         self._answered += 1
         self._standing = maps
         ours = erased - erasing + copied - copying

@@ -41,6 +41,8 @@ MEMORY_BYTES = 2 << 30
 _START_SECONDS = 120.0
 _END_SECONDS = 5.0
 _EMPTY_ROUND_TRIPS = 25
+# Those between SIGRTMIN and SIGRTMAX have no name.
+_SIGNALS = {number.value: number.name for number in signal.Signals}
 _NOTHING = """
 import torch
 
@@ -181,7 +183,8 @@ class Sandbox:
         if status is None:
             return f"the program took its sandbox down {silence.doing}"
         if status < 0:
-            return f"the program was ended by {signal.Signals(-status).name} {silence.doing}"
+            name = _SIGNALS.get(-status, f"signal {-status}")
+            return f"the program was ended by {name} {silence.doing}"
         return (
             f"the program's process ended with exit status {status} {silence.doing} "
             "(it must return its answer, and start no thread or process)"

@@ -209,6 +209,14 @@ def test_the_table_of_a_refused_program_has_the_reason(refused):
     assert "text_feedback in results/metrics.json" in text.splitlines()[-1]
 
 
+def test_the_table_shows_any_name_of_a_file(refused):
+    metrics = metrics_of(refused, "eplb")
+    metrics["private"]["program"] = "a\n\x1b[31m\udcff.py"
+    text = table(metrics, Path("\udcff"), "python evaluate.py")
+    assert text.startswith("program                 a??[31m?.py\n")
+    assert text.encode()
+
+
 def test_what_is_kept_of_the_tokens_per_second_is_everywhere(scored):
     metrics = metrics_of(scored, "throughput")
     public, parts = metrics["public"], metrics["private"]["throughput"]

@@ -76,6 +76,9 @@ OUTCOMES = {
     "outlive": "took longer than",
     "stop": "took longer than",
     "no_layers": "shape",
+    "unnamed_signal": "ended by signal 40",
+    "endless_map": "larger than its memory",
+    "go_back": "broke the protocol",
     "exit_hard": "exit status 0",
     "exit_soft": "SystemExit",
     "forge_results": "exit status 0",
@@ -206,8 +209,8 @@ def test_every_channel_remembers_without_a_sandbox(tmp_path):
     results.mkdir()
     (results / "metrics.json").write_text("{}")
     said = by_hand(filled_in("remember", tmp_path, results, 0), runs=2)
-    channels = "attributes counters flags limits modes new_files offsets priorities"
-    for channel in [*channels.split(), "shared_memory", "times"]:
+    channels = "attributes clocks counters flags idle_times limits modes new_files offsets"
+    for channel in [*channels.split(), "priorities", "shared_memory", "times"]:
         assert f"{channel!r}" in said
 
 

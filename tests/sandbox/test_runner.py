@@ -206,6 +206,10 @@ def test_maps_survive_shared_memory():
     assert not any(memory[protocol.HEADER.itemsize :])
     with pytest.raises(ValueError, match="makes no sense"):
         protocol.read_maps(memory)
+    for header in ([2, 0, 1 << 40, 0], [3, 1 << 62, 1 << 62, 0]):
+        memory[: protocol.HEADER.itemsize] = np.array(header * 3).tobytes()
+        with pytest.raises(ValueError, match="^the answer is larger than its memory$"):
+            protocol.read_maps(memory)
     with pytest.raises(ValueError, match="log2phy of shape"):
         protocol.write_maps(memory, [maps[0], np.zeros((1, 1, 600), np.int64), maps[2]])
 

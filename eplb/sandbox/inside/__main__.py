@@ -10,12 +10,13 @@ import gc
 import os
 import socket
 import sys
+from collections.abc import Callable
 
 import protocol
 from confine import die_with_parent
 
 
-def _import_torch() -> None:
+def _import_torch() -> Callable:
     import tempfile
 
     # Importing torch wants a folder for temporary files, and there is none to write to.
@@ -24,11 +25,12 @@ def _import_torch() -> None:
 
     torch.set_num_threads(1)
     torch.set_num_interop_threads(1)
-    import child  # noqa: F401  imported before the fork, like torch, to be there in every child
+    from child import run
 
     # What is alive now lives for ever: no collection in a child will walk over it again.
     gc.collect()
     gc.freeze()
+    return run
 
 
 def main() -> None:
@@ -36,27 +38,18 @@ def main() -> None:
     protocol.send(control, {"hello": os.getpid()})
     die_with_parent()
     try:
-        _import_torch()
+        run = _import_torch()
     except ImportError as error:
         protocol.send(control, {"error": f"torch cannot be imported: {error}"})
         return
     protocol.send(control, {"ready": True})
     zygote = os.getpid()
-    while True:
-        try:
-            request, descriptors = protocol.receive(control, max_descriptors=4)
-        except EOFError:
-            return
+    # The child takes the request: what this process had in its memory, later children could read.
+    while control.recv(1, socket.MSG_PEEK):
         pid = os.fork()
         if pid == 0:
-            control.close()
-            from child import run
-
-            run(request, descriptors, zygote)
-        for descriptor in descriptors:
-            os.close(descriptor)
-        _, status = os.waitpid(pid, 0)
-        protocol.send(control, {"status": os.waitstatus_to_exitcode(status)})
+            run(control, zygote)
+        protocol.send(control, {"status": os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])})
 
 
 main()

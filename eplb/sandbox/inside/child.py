@@ -12,6 +12,7 @@ import json
 import linecache
 import mmap
 import os
+import socket
 import sys
 import traceback
 import types
@@ -30,14 +31,15 @@ class _Failure(Exception):
     """What is wrong with a program, in one line."""
 
 
-def run(request: dict, descriptors: list[int], parent: int) -> None:
+def run(control: socket.socket, parent: int) -> None:
     """Serve one run in a freshly forked process, which ends here.
 
-    request: what `eplb.sandbox.runner` sends
-    descriptors: go pipe, done pipe, window and answer memory
+    control: where `eplb.sandbox.runner` sends its request with four descriptors: go pipe, done
+        pipe, window and answer memory
     parent: the process that this one ends with
     """
-    go, done, window, answer = descriptors
+    request, (go, done, window, answer) = protocol.receive(control, max_descriptors=4)
+    control.close()
     status = 1
     try:
         window_memory = mmap.mmap(window, 0, prot=mmap.PROT_READ)

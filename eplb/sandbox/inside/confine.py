@@ -54,7 +54,7 @@ def confine(
     cpu: the processor to stay on, or None
     memory: bytes that the program may take beyond what the process has now
     seconds: that the process may live, in processor time and on the clock
-    readable: the paths that may still be read; None for all but /proc, within bubblewrap
+    readable: the paths that may still be read; None for all but /proc and /sys, in bubblewrap
     kept: the descriptors that stay open, beside fresh ones for input, output and errors
     parent: the process that this one ends with
     """
@@ -76,8 +76,8 @@ def confine(
     if taken is not None:
         _limit(resource.RLIMIT_AS, taken + memory)
     if readable is None:
-        # Counters in /proc tell what other children did.
-        readable = [f"/{name}" for name in os.listdir("/") if name != "proc"] + ["/proc/cpuinfo"]
+        # Counters in /proc and /sys tell what other children did.
+        readable = [f"/{name}" for name in os.listdir("/") if name not in ("proc", "sys")]
     with suppress(AttributeError):
         _drop_capabilities()
     die_with_parent(parent)

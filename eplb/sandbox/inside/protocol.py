@@ -9,6 +9,7 @@ uses nothing but numpy and the standard library.
 from __future__ import annotations
 
 import json
+import math
 import socket
 
 import numpy as np
@@ -98,11 +99,9 @@ def read_maps(memory: memoryview) -> list[np.ndarray]:
         if not 0 <= dimensions <= MAX_DIMENSIONS or min(sizes) < 0:
             raise ValueError("the header of the answer makes no sense")
         shape = sizes[:dimensions]
-        count = 1
-        for size in shape:
-            count *= size
-        if offset + 8 * count > len(memory):
+        # No size may be beyond the memory, not even of a map without cells.
+        if offset + 8 * math.prod(max(size, 1) for size in shape) > len(memory):
             raise ValueError("the answer is larger than its memory")
-        maps.append(np.frombuffer(memory, np.int64, count, offset).reshape(shape).copy())
-        offset += 8 * count
+        maps.append(np.frombuffer(memory, np.int64, math.prod(shape), offset).reshape(shape).copy())
+        offset += maps[-1].nbytes
     return maps

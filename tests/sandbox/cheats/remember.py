@@ -8,6 +8,8 @@ import ctypes
 import fcntl
 import os
 import resource
+import sys
+import time
 
 from honest import rebalance_experts
 
@@ -82,8 +84,26 @@ def counters(place):
         return int(file.read().rsplit(")", 1)[1].split()[13]) > 0
 
 
+def clocks(place):
+    """The same, by the clock of another process."""
+    return time.clock_gettime(~os.getppid() << 3 | 2) > 0
+
+
+def idle_times(place):
+    """How often and how long the processors slept, which a run that sleeps adds to."""
+    return bool(os.listdir("/sys/devices/system/cpu"))
+
+
+def frames(place):
+    """What the process that forked this one knows of the run before."""
+    frame = sys._getframe()
+    while frame.f_code.co_name != "main":
+        frame = frame.f_back
+    return bool({"status", "request"} & frame.f_locals.keys())
+
+
 IN_PLACE = (new_files, attributes, times, modes)
-ONCE = (offsets, flags, limits, priorities, shared_memory, counters)
+ONCE = (offsets, flags, limits, priorities, shared_memory, counters, clocks, idle_times, frames)
 
 
 def run_eplb(weight, num_replicas, num_groups, num_nodes, num_gpus):
