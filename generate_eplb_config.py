@@ -7,22 +7,21 @@ python generate_eplb_config.py --ep_size 8 --num_slots 320 \\
 from __future__ import annotations
 
 import argparse
-import sys
 from pathlib import Path
 
-from eplb.common import DONE, ArgumentParser, exit_on_user_error, positive_int
+from eplb.common import exit_on_user_error, positive_int
 from eplb.engines.registry import WRITTEN
+from eplb.planning import command
 from eplb.planning.generate import generate
 from eplb.planning.planner import DEFAULT_PROGRAM
 from eplb.throughput.profile import add_arguments
 
 
 def parse_arguments() -> argparse.Namespace:
-    parser = ArgumentParser(
-        description="Expert statistics in, expert placement out. Needs no GPU and no engine."
+    parser = command.parser(
+        "Expert statistics in, expert placement out. Needs no GPU and no engine."
     )
     add = parser.add_argument
-    add("--expert_statistic_path", type=Path, required=True, help="statistics of any engine")
     add("--output_path", type=Path, required=True, help="file to write")
     add("--ep_size", type=positive_int, help="expert-parallel ranks, GPUs (default: as recorded)")
     add(
@@ -30,8 +29,6 @@ def parse_arguments() -> argparse.Namespace:
         type=positive_int,
         help="slots per layer (default: one an expert)",
     )
-    add("--iter_start", type=int, help="first iteration to use")
-    add("--iter_stop", type=int, help="first iteration not to use any more")
     add(
         "--layer_updates_per_iter",
         type=int,
@@ -64,12 +61,7 @@ def parse_arguments() -> argparse.Namespace:
 
 
 def main() -> int:
-    arguments = parse_arguments()
-    text, warnings = generate(**vars(arguments))
-    for warning in warnings:
-        print(f"warning: {warning}", file=sys.stderr)
-    print(text)
-    return DONE
+    return command.tell(*generate(**vars(parse_arguments())))
 
 
 if __name__ == "__main__":

@@ -6,22 +6,22 @@ python plan_deployment.py --expert_statistic_path ./expert_statistic --ep_size 3
 from __future__ import annotations
 
 import argparse
-import sys
 from pathlib import Path
 
-from eplb.common import DONE, ArgumentParser, exit_on_user_error, positive_int, progress_bar
+from eplb.common import exit_on_user_error, positive_int, progress_bar
+from eplb.planning import command
 from eplb.planning.advice_report import make
 from eplb.planning.planner import DEFAULT_PROGRAM
 from eplb.throughput.profile import add_arguments
 
 
 def parse_arguments() -> argparse.Namespace:
-    parser = ArgumentParser(
-        description="Try out on a recording what a deployment gains from spare slots and from "
-        "rebalancing: planned on the past, judged on held-out iterations."
+    parser = command.parser(
+        "Try out on a recording what a deployment gains from spare slots and from "
+        "rebalancing: planned on the past, judged on held-out iterations.",
+        plot="tokens per second over memory",
     )
     add = parser.add_argument
-    add("--expert_statistic_path", type=Path, required=True, help="statistics of any engine")
     add(
         "--decode_statistic_path",
         type=Path,
@@ -36,8 +36,6 @@ def parse_arguments() -> argparse.Namespace:
     )
     add("--gpus_per_node", type=positive_int, default=8, help="default: 8")
     add("--num_groups", type=positive_int, help="expert groups of the model's routing (default: 1)")
-    add("--iter_start", type=int, help="first iteration to use")
-    add("--iter_stop", type=int, help="first iteration not to use any more")
     add(
         "--steps_per_iteration",
         type=positive_int,
@@ -49,7 +47,6 @@ def parse_arguments() -> argparse.Namespace:
         help=f"balancer to plan with (default: {DEFAULT_PROGRAM} of this project)",
     )
     add_arguments(parser)
-    add("--plot", type=Path, help="draw tokens per second over memory")
     return parser.parse_args()
 
 
@@ -57,10 +54,7 @@ def main() -> int:
     arguments = parse_arguments()
     with progress_bar("trying out") as progress:
         text, warnings = make(**vars(arguments), progress=progress)
-    for warning in warnings:
-        print(f"warning: {warning}", file=sys.stderr)
-    print(text)
-    return DONE
+    return command.tell(text, warnings)
 
 
 if __name__ == "__main__":

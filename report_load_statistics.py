@@ -7,27 +7,24 @@ python report_load_statistics.py --expert_statistic_path ./expert_statistic --ep
 from __future__ import annotations
 
 import argparse
-import sys
 from pathlib import Path
 
-from eplb.common import DONE, ArgumentParser, exit_on_user_error, positive_int
+from eplb.common import exit_on_user_error, positive_int
+from eplb.planning import command
 from eplb.planning.report import report
 from eplb.throughput.profile import add_arguments
 
 
 def parse_arguments() -> argparse.Namespace:
-    parser = ArgumentParser(
-        description="Mean, standard deviation and imbalance ratio of the load of each layer."
+    parser = command.parser(
+        "Mean, standard deviation and imbalance ratio of the load of each layer.",
+        plot="the load of each rank and layer, before and after",
     )
     add = parser.add_argument
-    add("--expert_statistic_path", type=Path, required=True, help="statistics of any engine")
     add("--eplb_config", type=Path, help="placement file of any engine to project onto")
     add("--per_expert", action="store_true", help="load per expert (per slot with a placement)")
     add("--ep_size", type=positive_int, help="ranks (default: as many as recorded)")
-    add("--iter_start", type=int, help="first iteration to use")
-    add("--iter_stop", type=int, help="first iteration not to use any more")
     add("--first_moe_layer", type=int, help="its number, where statistics count MoE layers alone")
-    add("--plot", type=Path, help="draw the load of each rank and layer, before and after")
     add(
         "--validate",
         type=float,
@@ -39,11 +36,7 @@ def parse_arguments() -> argparse.Namespace:
 
 
 def main() -> int:
-    text, warnings = report(**vars(parse_arguments()))
-    for warning in warnings:
-        print(f"warning: {warning}", file=sys.stderr)
-    print(text)
-    return DONE
+    return command.tell(*report(**vars(parse_arguments())))
 
 
 if __name__ == "__main__":

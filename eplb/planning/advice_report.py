@@ -20,7 +20,7 @@ from eplb.engines.model import ExpertStatistics
 from eplb.engines.reading import spans
 from eplb.planning import advice, planner
 from eplb.planning.advice import Past, Trial
-from eplb.planning.load_table import check_plot, columns
+from eplb.planning.load_table import columns
 from eplb.sandbox.runner import Sandbox
 from eplb.throughput.dispatch import RULES
 from eplb.throughput.profile import Serving
@@ -46,7 +46,6 @@ def make(
     progress: Callable[[float], None],
 ) -> tuple[str, list[str]]:
     """The advice, and warnings. Raises `UserError`."""
-    check_plot(plot)
     files = [path for path in (expert_statistic_path, decode_statistic_path) if path is not None]
     recorded = [registry.read_statistics(path, iter_start, iter_stop) for path in files]
     first = recorded[0]

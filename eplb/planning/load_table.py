@@ -13,12 +13,11 @@ from pathlib import Path
 
 import numpy as np
 
-from eplb.common import UserError, check_writable, replacing
+from eplb.common import replacing
 from eplb.loads import balancedness, slot_loads
 from eplb.placement import Deployment, ExpertPlacement
 from eplb.throughput.dispatch import gpu_loads
 
-PLOT_SUFFIXES = (".png", ".svg", ".pdf")
 NAME_WIDTH = 48  # so that a comparison fits into 80 columns
 
 
@@ -110,15 +109,6 @@ def compare(tables: dict[str, LoadTable]) -> str:
     for name, table in zip(names, tables.values(), strict=True):
         rows.append([name, f"{table.average_imbalance_ratio:.4f}", f"{table.balancedness:.4f}"])
     return columns(rows)
-
-
-def check_plot(path: Path | None) -> None:
-    """Refuse a plot that could not be written, before any work is done."""
-    if path is None:
-        return
-    if path.suffix not in PLOT_SUFFIXES:
-        raise UserError(f"--plot {path}: the suffix must be one of {', '.join(PLOT_SUFFIXES)}")
-    check_writable(path)
 
 
 def plot(path: Path, tables: dict[str, LoadTable], unit: str) -> None:

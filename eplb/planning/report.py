@@ -34,7 +34,6 @@ def report(
     dispatch: str = "even",
 ) -> tuple[str, list[str]]:
     """The report of the recording, projected onto ``eplb_config`` if there is one, and warnings."""
-    load_table.check_plot(plot)
     placement = registry.read_placement(eplb_config) if eplb_config else None
     statistics = registry.read_statistics(
         expert_statistic_path, iter_start, iter_stop, first_moe_layer

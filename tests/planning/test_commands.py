@@ -272,3 +272,10 @@ def test_the_report_says_what_a_placement_gains_in_tokens_per_second(
     assert gains["lp"] >= gains["even"] and gains["lp"] != gains["even"]
     with pytest.raises(UserError, match="--hardware nothing"):
         report(**options, hardware=["nothing"])
+
+
+@pytest.mark.parametrize("script", ["report_load_statistics.py", "plan_deployment.py"])
+def test_a_plot_that_cannot_be_drawn_is_refused_before_the_work(script, tmp_path):
+    made = run(script, "--expert_statistic_path", "none", "--plot", tmp_path / "it.foo")
+    assert (made.returncode, made.stderr.count("\n")) == (2, 1)
+    assert "it.foo ends in none of .png" in made.stderr
