@@ -54,18 +54,17 @@ def choose(plans: dict[str, ExpertPlacement], loads: np.ndarray, deployment: Dep
     Of equals it is the first. Where the first plan has every group of experts on one node, only
     such plans are kept: balance is not all that a plan by nodes is for.
     """
-    live = loads.any(axis=(0, 2))
-
-    def is_by_nodes(plan: ExpertPlacement) -> bool:
-        rows = plan.phy2log[live]
-        return _has_nodes(deployment) and node_locality(rows, plan.num_experts, deployment) == 1
-
     scores = {
         name: float(np.nanmean(balancedness(gpu_loads(loads, plan, deployment.num_gpus))))
         for name, plan in plans.items()
     }
-    first, *_ = plans.values()
-    fits = [name for name, plan in plans.items() if is_by_nodes(plan) or not is_by_nodes(first)]
+    live, by_nodes = loads.any(axis=(0, 2)), []
+    if _has_nodes(deployment):
+        sizes = (loads.shape[2], deployment)
+        by_nodes = [
+            n for n, plan in plans.items() if node_locality(plan.phy2log[live], *sizes) == 1
+        ]
+    fits = by_nodes if next(iter(plans)) in by_nodes else plans
     return Choice(max(fits, key=scores.__getitem__), plans, scores)
 
 

@@ -157,13 +157,12 @@ def collect(
                 model(input_ids=token_ids.to(device), use_cache=False)
             loads.append(counts)
             bar.update()
-    notes = ()
-    if iterations < (stop or start + 1):
-        need = (stop or start + 1) * tokens // max(iterations, 1)
+    notes, last = (), stop or start + 1
+    if iterations < last:
         notes = (
             f"the dataset ends after {iterations} iterations of {tokens} tokens; iterations up to "
-            f"{stop or start + 1} need about {need}: give more text, or smaller --batch_size or "
-            f"--max_length",
+            f"{last} need about {last * tokens // max(iterations, 1)}: give more text, or smaller "
+            f"--batch_size or --max_length",
         )
     if not loads:
         raise UserError(*(notes or ("the dataset holds no text",)))

@@ -42,8 +42,8 @@ def read(source: Source) -> ExpertStatistics:
     arrays = [key for key, value in content.items() if np.ndim(_first(value)) >= 1]
     if len(arrays) != 1:
         raise UserError(f"{source} is {source.describe()}; put the token counts under {KEY!r}")
-    note = f"{source}: token counts are taken from {arrays[0]!r}"
-    return statistics_of(source, _plain(source, content[arrays[0]]), notes=(note,))
+    notes = (f"{source}: token counts are taken from {arrays[0]!r}",)
+    return statistics_of(source, _plain(source, content[arrays[0]]), notes=notes)
 
 
 def _plain(source: Source, content: object) -> object:

@@ -45,7 +45,6 @@ def statistics_of(
             f"they must be [layers, experts] or [iterations, layers, experts]"
         )
     numbers = range(counts.shape[1]) if layers is None else layers
-    notes: tuple[str, ...] = known.pop("notes", ())
     fault = count_fault(counts, numbers, first_iteration)
     if fault is not None:
         raise UserError(f"{source}: {fault}")
@@ -53,16 +52,11 @@ def statistics_of(
         raise UserError(f"{source}: no expert received any token; record under load")
     counts, scale = _whole(counts)
     if scale != 1:
-        notes += (
-            f"{source} holds fractions, averages or shares; tokens are shown times {scale:.0f}",
-        )
+        note = f"{source} holds fractions, averages or shares; tokens are shown times {scale:.0f}"
+        known["notes"] = (*known.get("notes", ()), note)
+    is_moe_only = layers is None
     return ExpertStatistics(
-        loads=counts,
-        layers=tuple(numbers),
-        first_iteration=first_iteration,
-        moe_layers_only=layers is None,
-        notes=notes,
-        **known,
+        counts, tuple(numbers), first_iteration, moe_layers_only=is_moe_only, **known
     )
 
 
@@ -148,13 +142,9 @@ def many(unit: str, numbers: list[int]) -> str:
 
 def spans(numbers: list[int]) -> str:
     """Ascending numbers in words: "2, 4 to 7"."""
-    parts: list[list[int]] = []
-    for number in numbers:
-        if parts and number == parts[-1][1] + 1:
-            parts[-1][1] = number
-        else:
-            parts.append([number, number])
-    return ", ".join(str(a) if a == b else f"{a} to {b}" for a, b in parts)
+    breaks = np.flatnonzero(np.diff(numbers) != 1) + 1
+    parts = np.split(np.asarray(numbers), breaks)
+    return ", ".join(str(p[0]) if len(p) == 1 else f"{p[0]} to {p[-1]}" for p in parts)
 
 
 def placement_of(
@@ -168,24 +158,19 @@ def placement_of(
     Every row must have the same length and hold every expert. There are as many experts as the
     highest id tells, since no file says how many.
     """
+    if not isinstance(rows, list) or not rows:
+        raise UserError(f"{source}: places no layer, it has no list of rows; generate it again")
     layers = range(len(rows)) if layers is None else layers
-    arrays = []
     for layer, row in zip(layers, rows, strict=True):
-        try:
-            ids = np.asarray(row)
-        except (ValueError, OverflowError):
-            ids = np.empty(0)
-        if ids.ndim != 1 or ids.dtype.kind not in "iu" or not ids.size:
+        ids = row if isinstance(row, list) else []
+        if not ids or not all(type(e) is int and abs(e) < MOST_TOKENS for e in ids):
             raise UserError(f"{source}: layer {layer} is not a list of expert ids")
-        if arrays and len(ids) != len(arrays[0]):
+        if len(row) != len(rows[0]):
             raise UserError(
-                f"{source}: layer {layer} has {len(ids)} slots, "
-                f"layer {layers[0]} has {len(arrays[0])}"
+                f"{source}: layer {layer} has {len(row)} slots, layer {layers[0]} has "
+                f"{len(rows[0])}"
             )
-        arrays.append(ids)
-    if not arrays:
-        raise UserError(f"{source}: places no layer")
-    phy2log = np.stack(arrays).astype(np.int64)
+    phy2log = np.array(rows, dtype=np.int64)
     num_experts = int(phy2log.max()) + 1
     if num_experts > phy2log.shape[1]:
         raise UserError(

@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import json
 from collections import defaultdict
+from dataclasses import replace
 from itertools import zip_longest
 from pathlib import Path
 
@@ -47,9 +48,8 @@ def read(source: Source) -> ExpertStatistics | EnginePlacement:
     if source.has(PLACEMENT):
         rows = source.content[PLACEMENT]
         rows = rows.tolist() if hasattr(rows, "tolist") else rows
-        if not isinstance(rows, list):
-            raise UserError(f"{source}: {PLACEMENT} is no list of rows; generate it again")
-        return placement_of(source, rows, model_layers=len(rows))
+        placement = placement_of(source, rows)
+        return replace(placement, model_layers=len(placement.layers))
     return _statistics(source, _dump(source).loads)
 
 
@@ -61,8 +61,7 @@ def _statistics(source: Source, loads: np.ndarray, **known) -> ExpertStatistics:
 def _dump(source: Source) -> ExpertStatistics:
     """The steps of one dump; unused places at the end of the recorder's buffer are dropped."""
     if not source.has(COUNTS):
-        way_out = "record with --expert-distribution-recorder-mode stat"
-        raise UserError(f"{source} has no {COUNTS}; {way_out}")
+        raise UserError(f"{source} has no {COUNTS}; record with recorder mode stat")
     statistics = statistics_of(source, source.content[COUNTS])
     used = np.flatnonzero(statistics.loads.any(axis=(1, 2)))
     return statistics.between(0, int(used[-1]) + 1)
@@ -88,7 +87,7 @@ def _folder(source: Source) -> ExpertStatistics:
     notes = [f"{source}: {len(ranks)} pipeline stages, put side by side"]
     if len({len(loads) for loads in ranks}) > 1:
         notes.append(f"{source}: the stages recorded different numbers of steps")
-    steps = [np.sum(step, axis=0) for step in zip_longest(*ranks, fillvalue=0)]
+    steps = [sum(step) for step in zip_longest(*ranks, fillvalue=0)]
     return _statistics(source, np.stack(steps), notes=tuple(notes))
 
 

@@ -98,9 +98,9 @@ def _is_number(cell: str) -> bool:
 def _rows(source: Source) -> tuple[list[str], np.ndarray]:
     """The header, if there is one, and the cells [rows, columns]."""
     rows = _split(source.text.splitlines())
-    odd = next((n for n, row in enumerate(rows, 1) if len(row) != len(rows[0])), None)
-    if odd is not None:
-        raise UserError(f"{source}: row {odd} has {len(rows[odd - 1])} columns, not {len(rows[0])}")
+    for number, row in enumerate(rows, 1):
+        if len(row) != len(rows[0]):
+            raise UserError(f"{source}: row {number} has {len(row)} columns, not {len(rows[0])}")
     header = [] if all(map(_is_number, rows[0])) else rows.pop(0)
     if not rows:
         raise UserError(f"{source} has a header and no rows; record under load")

@@ -49,11 +49,6 @@ def recognises(source: Source) -> bool:
     return not source.looks_like_json and bool(CONFIG.search(source.head))
 
 
-def read(source: Source) -> ExpertStatistics | EnginePlacement:
-    """Read a statistics folder or a configuration."""
-    return read_statistics(source) if source.is_folder else read_placement(source)
-
-
 def read_statistics(source: Source) -> ExpertStatistics:
     """Add up the ranks' files one by one: memory holds the sum and one file's tensors."""
     meta = Source(source.path / "meta_info.json").content
@@ -99,10 +94,8 @@ def read_statistics(source: Source) -> ExpertStatistics:
 
 def _rank_files(source: Source) -> list[Path]:
     """The statistics files in order of their ranks, complete from rank 0."""
-    found = {}
-    for path in source.files("rank*.safetensors"):
-        if match := RANK_FILE.fullmatch(path.name):
-            found[int(match[1])] = path
+    matches = {path: RANK_FILE.fullmatch(path.name) for path in source.files("rank*.safetensors")}
+    found = {int(match[1]): path for path, match in matches.items() if match}
     if not found:
         raise UserError(f"{source} holds no rank<R>.safetensors; give the folder of the dump")
     missing = sorted(set(range(max(found) + 1)) - set(found))
@@ -186,12 +179,12 @@ def write_statistics(folder: Path, statistics: ExpertStatistics) -> None:
 def read_placement(source: Source) -> EnginePlacement:
     """Read a configuration by the engine's rules: full lists, and every expert in each."""
     config = _config(source)
-    assignments = config.get("initial_global_assignments")
-    if not assignments and config.get("num_slots"):
+    assignments, slots = config.get("initial_global_assignments"), config.get("num_slots")
+    if not assignments and slots:
         raise UserError(
-            f"{source} places nothing: it has num_slots {config['num_slots']} and no "
-            f"initial_global_assignments, so the engine starts with experts in order and moves "
-            f"them while it serves; report without a placement shows that start"
+            f"{source} places nothing: it has num_slots {slots} and no initial_global_assignments, "
+            f"so the engine starts with experts in order and moves them while it serves; report "
+            f"without a placement shows that start"
         )
     if not isinstance(assignments, dict) or not assignments:
         raise UserError(f"{source} has no initial_global_assignments; generate it again")
@@ -201,10 +194,9 @@ def read_placement(source: Source) -> EnginePlacement:
     updates = config.get("layer_updates_per_iter", 0)
     rows = [assignments[layer] for layer in layers]
     placement = placement_of(source, rows, layers, layer_updates_per_iter=updates)
-    if config.get("num_slots") != placement.phy2log.shape[1]:
+    if slots != (found := placement.phy2log.shape[1]):
         raise UserError(
-            f"{source}: num_slots is {config.get('num_slots')}, "
-            f"the lists have {placement.phy2log.shape[1]} expert ids; generate it again"
+            f"{source}: num_slots is {slots}, the lists have {found} expert ids; generate it again"
         )
     return placement
 
@@ -227,22 +219,17 @@ def write_placement(path: Path, placement: EnginePlacement) -> None:
     config = {
         "num_slots": placement.phy2log.shape[1],
         "layer_updates_per_iter": placement.layer_updates_per_iter,
-        "initial_global_assignments": {
-            layer: row.tolist()
-            for layer, row in zip(placement.layers, placement.phy2log, strict=True)
-        },
+        "initial_global_assignments": dict(zip(placement.layers, placement.phy2log.tolist())),
     }
     # default_flow_style=None writes the innermost lists inline and everything around them in lines.
-    text = yaml.dump(
-        config, Dumper=_Dumper, default_flow_style=None, sort_keys=False, width=1 << 30
-    )
-    write_text(path, text)
+    style = {"default_flow_style": None, "sort_keys": False, "width": 1 << 30}
+    write_text(path, yaml.dump(config, Dumper=_Dumper, **style))
 
 
 FORMAT = Format(
     "tensorrt-llm",
     recognises,
-    read,
+    lambda source: read_statistics(source) if source.is_folder else read_placement(source),
     write_placement,
     suffixes=(".yaml", ".yml"),
     how_to_use="TensorRT-LLM reads it with moe_config.load_balancer: {path} in the LLM API "

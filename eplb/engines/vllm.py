@@ -96,7 +96,7 @@ class Policy:
             cls.recorder.add(load, deployment)
         phy2log = cls.planner.plan(load, deployment) if cls.planner is not None else None
         if phy2log is None:
-            sizes = (num_replicas, num_groups, num_nodes, num_ranks)
+            sizes = astuple(deployment)
             return super().rebalance_experts(weight, *sizes, old_global_expert_indices)
         if old_global_expert_indices is not None:
             old = old_global_expert_indices.cpu().numpy()
@@ -119,18 +119,14 @@ class Program:
 
     def plan(self, load: np.ndarray, deployment: Deployment) -> np.ndarray:
         """The program's answer, or the greedy rule's where that balances ``load`` better."""
-        sizes = astuple(deployment)
         model = load.shape if is_window(load) else None
         if model not in self._copies:
             self._copies[model] = load_program(self._path)
-        answer = self._copies[model](torch.from_numpy(load).float(), *sizes)
-        layers, experts = load.shape
-        planned = validate(
-            *(torch.as_tensor(part).cpu().numpy() for part in answer),
-            num_layers=layers,
-            num_experts=experts,
-            deployment=deployment,
-        )
+        weight, (layers, experts) = torch.from_numpy(load).float(), load.shape
+        answer = self._copies[model](weight, *astuple(deployment))
+        maps = (torch.as_tensor(part).cpu().numpy() for part in answer)
+        shape = {"num_layers": layers, "num_experts": experts, "deployment": deployment}
+        planned = validate(*maps, **shape)
         if model is None:
             return planned.phy2log
         plans = {self._path.name: planned}
@@ -188,19 +184,15 @@ def _rows_for(placement: EnginePlacement, sizes: tuple[int, ...]) -> np.ndarray 
     Formats that number all layers hold the place of dense ones with experts in order, and vLLM
     has no rows for those.
     """
-    layers, experts, slots, ranks = sizes
+    layers, *_, ranks = sizes
     rows = placement.phy2log
     if placement.every_layer:
         rows = np.repeat(rows, layers, axis=0)
     if len(rows) != layers:
         in_order = np.arange(rows.shape[1]) % placement.num_experts
         rows = rows[(rows != in_order).any(axis=1)]
-    told = (
-        ("experts", placement.num_experts, experts),
-        ("slots", placement.phy2log.shape[1], slots),
-        ("ranks", placement.num_gpus or ranks, ranks),
-    )
-    for name, has, wants in told:
+    made_for = (placement.num_experts, rows.shape[1], placement.num_gpus or ranks)
+    for name, has, wants in zip(("experts", "slots", "ranks"), made_for, sizes[1:], strict=True):
         if has != wants:
             return f"is for {has} {name}, the model has {wants}"
     if len(rows) != layers:
