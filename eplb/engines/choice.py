@@ -37,11 +37,9 @@ class Choice:
         return self.plans[self.kept]
 
     def __str__(self) -> str:
-        others = {name: value for name, value in self.balancedness.items() if name != self.kept}
-        if not others:
-            return f"kept {self.kept}"
-        rival = max(others, key=others.__getitem__)
-        by = self.balancedness[self.kept] - others[rival]
+        scores = self.balancedness
+        rival = max((name for name in scores if name != self.kept), key=scores.__getitem__)
+        by = scores[self.kept] - scores[rival]
         if by < 0:
             words = f"which has each group of experts on one node, {-by:.4f} of balancedness below"
             return f"kept {self.kept}, {words} {rival}, which has not"
@@ -58,13 +56,10 @@ def choose(plans: dict[str, ExpertPlacement], loads: np.ndarray, deployment: Dep
         name: float(np.nanmean(balancedness(gpu_loads(loads, plan, deployment.num_gpus))))
         for name, plan in plans.items()
     }
-    live, by_nodes = loads.any(axis=(0, 2)), []
-    if _has_nodes(deployment):
-        sizes = (loads.shape[2], deployment)
-        by_nodes = [
-            n for n, plan in plans.items() if node_locality(plan.phy2log[live], *sizes) == 1
-        ]
-    fits = by_nodes if next(iter(plans)) in by_nodes else plans
+    live, sizes = loads.any(axis=(0, 2)), (loads.shape[2], deployment)
+    local = {name: node_locality(plan.phy2log[live], *sizes) == 1 for name, plan in plans.items()}
+    keeps_nodes = _has_nodes(deployment) and local[next(iter(plans))]
+    fits = [name for name in plans if local[name] or not keeps_nodes]
     return Choice(max(fits, key=scores.__getitem__), plans, scores)
 
 

@@ -126,9 +126,10 @@ def iteration_range(text: str | None) -> tuple[int, int | None]:
     if not text:
         return 0, None
     match = re.fullmatch(r"(\d+)-(\d+)", text.strip())
-    if match is None or int(match[1]) >= int(match[2]):
+    start, stop = map(int, match.groups()) if match else (0, 0)
+    if start >= stop:
         raise UserError(f"EXPERT_STATISTIC_ITER_RANGE={text} is no range such as 100-200")
-    return int(match[1]), int(match[2])
+    return start, stop
 
 
 @torch.inference_mode()
@@ -145,7 +146,7 @@ def collect(
     device = next(model.parameters()).device
     loads: list[np.ndarray] = []
     iterations = tokens = 0
-    total = None if stop is None else stop - start
+    total = stop and stop - start
     with tqdm(total=total, desc="collecting", unit="iteration", disable=None) as bar:
         for token_ids in inputs:
             if iterations == stop:

@@ -15,8 +15,7 @@ from pathlib import Path
 import numpy as np
 
 from eplb.common import UserError, replacing, write_text
-from eplb.engines.format import Format
-from eplb.engines.model import ExpertStatistics
+from eplb.engines.model import ExpertStatistics, Format
 from eplb.engines.reading import array_of, statistics_of
 from eplb.engines.source import Source
 

@@ -1,17 +1,20 @@
 """What every engine's files come down to: expert statistics and expert placements.
 
-Covered: the two in-memory forms, and how layers are numbered. Not covered: any file format (one
-module per engine) and checks of files' content (`eplb.engines.reading`).
+Covered: the two in-memory forms, how layers are numbered, and what a format does for its files.
+Not covered: the formats themselves and checks of files' content (`eplb.engines.reading`).
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 import numpy as np
 
 from eplb.common import UserError
+from eplb.engines.source import Source
 from eplb.loads import experts_in_order
 from eplb.placement import Deployment
 
@@ -50,13 +53,11 @@ class ExpertStatistics:
 
     @property
     def deployment(self) -> Deployment | None:
-        """What was recorded on, as far as the files tell; None where they do not tell the ranks.
+        """What was recorded on, or None where the files do not tell the ranks.
 
-        Ranks alone tell the rest: a slot an expert, or a few more so that all ranks have as many,
-        and one group and node.
+        By default an expert has a slot, ranks have equally many, and there is one group and node.
         """
-        ranks = self.num_ranks
-        if not ranks:
+        if not (ranks := self.num_ranks):
             return None
         slots = self.num_slots or -(-self.num_experts // ranks) * ranks
         return Deployment(slots, self.num_groups or 1, self.num_nodes or 1, ranks)
@@ -143,3 +144,38 @@ class EnginePlacement:
         rows = experts_in_order(height, self.num_experts, self.phy2log.shape[1]).phy2log
         rows[list(self.layers)] = self.phy2log
         return rows
+
+
+@dataclass(frozen=True)
+class Format:
+    """What a file format is to this project; `eplb.engines.registry` lists them all.
+
+    A new format is a module with a `Format` and its name in that list. For statistics `recognises`
+    looks at the `Source` (its name, keys or first bytes) and `read` ends in
+    `eplb.engines.reading.statistics_of`, which checks the counts and puts every fault into words::
+
+        def read(source: Source) -> ExpertStatistics:
+            return statistics_of(source, source.content["tokens"])
+
+        FORMAT = Format("my-engine", lambda source: source.has("tokens"), read)
+
+    recognises: whether the source is of this kind; must not raise for a well-formed file of another
+    read: the content; raises `UserError` that names the source
+    write_placement, write_statistics: None where there is no such file; a format with both is
+        asked for placements
+    suffixes: of the files that are written
+    how_to_use: what to do with a written file, with {path}, {slots} and {spare} (slots beyond the
+        experts)
+    one_replica_per_gpu: whether the engine takes a single replica of an expert per GPU
+    numbers_moe_layers: whether dense layers have no number
+    """
+
+    name: str
+    recognises: Callable[[Source], bool]
+    read: Callable[[Source], ExpertStatistics | EnginePlacement]
+    write_placement: Callable[[Path, EnginePlacement], None] | None = None
+    write_statistics: Callable[[Path, ExpertStatistics], None] | None = None
+    suffixes: tuple[str, ...] = ()
+    how_to_use: str = ""
+    one_replica_per_gpu: bool = False
+    numbers_moe_layers: bool = False

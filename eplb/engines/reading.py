@@ -54,9 +54,8 @@ def statistics_of(
     if scale != 1:
         note = f"{source} holds fractions, averages or shares; tokens are shown times {scale:.0f}"
         known["notes"] = (*known.get("notes", ()), note)
-    is_moe_only = layers is None
     return ExpertStatistics(
-        counts, tuple(numbers), first_iteration, moe_layers_only=is_moe_only, **known
+        counts, tuple(numbers), first_iteration, moe_layers_only=layers is None, **known
     )
 
 
@@ -148,7 +147,7 @@ def spans(numbers: list[int]) -> str:
 
 
 def placement_of(
-    source: Source, rows: list, layers: Sequence[int] | None = None, **known
+    source: Source, rows: object, layers: Sequence[int] | None = None, **known
 ) -> EnginePlacement:
     """The placement of a file's ``rows`` of expert ids.
 
@@ -158,9 +157,11 @@ def placement_of(
     Every row must have the same length and hold every expert. There are as many experts as the
     highest id tells, since no file says how many.
     """
+    rows = rows.tolist() if hasattr(rows, "tolist") else rows
     if not isinstance(rows, list) or not rows:
         raise UserError(f"{source}: places no layer, it has no list of rows; generate it again")
     layers = range(len(rows)) if layers is None else layers
+    rows = [row.tolist() if hasattr(row, "tolist") else row for row in rows]
     for layer, row in zip(layers, rows, strict=True):
         ids = row if isinstance(row, list) else []
         if not ids or not all(type(e) is int and abs(e) < MOST_TOKENS for e in ids):

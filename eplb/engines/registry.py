@@ -1,6 +1,6 @@
 """Every format by its name: which one a file is in, and how it is read.
 
-To add one see `eplb.engines.format`; the first that recognises a source reads it.
+To add one see `eplb.engines.model.Format`; the first that recognises a source reads it.
 """
 
 from __future__ import annotations
@@ -36,13 +36,10 @@ def output_format(path: Path, name: str | None) -> str:
     if path.is_dir():
         raise UserError(f"{path} is a folder; name the file to write")
     fits = [known for known in WRITTEN if path.suffix in FORMATS[known].suffixes]
-    if name is None and len(fits) == 1:
-        return fits[0]
-    if name is None:
-        raise UserError(
-            f"{path.name} does not tell its format; give --format, one of "
-            f"{', '.join(fits or WRITTEN)}"
-        )
+    if name is None and len(fits) != 1:
+        known = ", ".join(fits or WRITTEN)
+        raise UserError(f"{path.name} does not tell its format; give --format, one of {known}")
+    name = name or fits[0]
     if name not in fits:
         suffixes = " or ".join(FORMATS[name].suffixes)
         raise UserError(f"{name} files end in {suffixes}, not as {path.name} does; rename it")

@@ -23,8 +23,7 @@ from pathlib import Path
 import numpy as np
 
 from eplb.common import UserError, replacing, write_text
-from eplb.engines.format import Format
-from eplb.engines.model import EnginePlacement, ExpertStatistics
+from eplb.engines.model import EnginePlacement, ExpertStatistics, Format
 from eplb.engines.reading import placement_of, statistics_of
 from eplb.engines.source import Source
 
@@ -46,9 +45,7 @@ def read(source: Source) -> ExpertStatistics | EnginePlacement:
     if source.is_folder:
         return _folder(source)
     if source.has(PLACEMENT):
-        rows = source.content[PLACEMENT]
-        rows = rows.tolist() if hasattr(rows, "tolist") else rows
-        placement = placement_of(source, rows)
+        placement = placement_of(source, source.content[PLACEMENT])
         return replace(placement, model_layers=len(placement.layers))
     return _statistics(source, _dump(source).loads)
 
@@ -61,7 +58,8 @@ def _statistics(source: Source, loads: np.ndarray, **known) -> ExpertStatistics:
 def _dump(source: Source) -> ExpertStatistics:
     """The steps of one dump; unused places at the end of the recorder's buffer are dropped."""
     if not source.has(COUNTS):
-        raise UserError(f"{source} has no {COUNTS}; record with recorder mode stat")
+        way_out = "record with --expert-distribution-recorder-mode stat"
+        raise UserError(f"{source} has no {COUNTS}; {way_out}")
     statistics = statistics_of(source, source.content[COUNTS])
     used = np.flatnonzero(statistics.loads.any(axis=(1, 2)))
     return statistics.between(0, int(used[-1]) + 1)

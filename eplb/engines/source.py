@@ -105,22 +105,21 @@ class Source:
             return json.loads(self.text)
         except (ValueError, RecursionError) as error:
             *lines, last = self.text.splitlines()
-            if lines:
-                with suppress(ValueError, RecursionError):
-                    objects = [json.loads(line) for line in lines if line.strip()]
-                    with suppress(ValueError, RecursionError):
-                        objects.append(json.loads(last))
-                    return objects
+            objects = []
+            with suppress(ValueError, RecursionError):
+                objects += [json.loads(line) for line in lines if line.strip()]
+                objects.append(json.loads(last))
+            if objects:
+                return objects
             raise UserError(f"{self} is not valid JSON ({error}); copy it again") from error
 
     def _archive(self) -> object:
         """numpy's and torch's files; torch is imported for the latter only."""
         try:
+            is_torch = self.head.startswith(b"\x80")
             if self.head.startswith(b"PK"):
                 with zipfile.ZipFile(self.file) as archive:
                     is_torch = any(name.endswith("data.pkl") for name in archive.namelist())
-            else:
-                is_torch = self.head.startswith(b"\x80")
             if not is_torch:
                 loaded = np.load(self.file, allow_pickle=False)
                 return dict(loaded) if hasattr(loaded, "files") else loaded

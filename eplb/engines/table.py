@@ -16,8 +16,7 @@ from collections import defaultdict
 import numpy as np
 
 from eplb.common import UserError
-from eplb.engines.format import Format
-from eplb.engines.model import ExpertStatistics
+from eplb.engines.model import ExpertStatistics, Format
 from eplb.engines.reading import statistics_of
 from eplb.engines.source import Source
 

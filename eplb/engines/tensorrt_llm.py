@@ -29,8 +29,7 @@ from safetensors.numpy import save_file
 from tqdm import tqdm
 
 from eplb.common import UserError, check_writable, replacing, write_text
-from eplb.engines.format import Format
-from eplb.engines.model import EnginePlacement, ExpertStatistics
+from eplb.engines.model import EnginePlacement, ExpertStatistics, Format
 from eplb.engines.reading import count_fault, many, placement_of, statistics_of
 from eplb.engines.source import Source
 
@@ -75,10 +74,8 @@ def read_statistics(source: Source) -> ExpertStatistics:
         notes.append(f"{source}: the ranks hold different layers, as those of pipeline stages do")
     partial = {i for (i, layer), found in ranks_with.items() if found < per_layer[layer]}
     if partial:
-        notes.append(
-            f"{source}: not all ranks recorded {many('iteration', sorted(partial))}; what there is "
-            f"was added up"
-        )
+        which = many("iteration", sorted(partial))
+        notes.append(f"{source}: not all ranks recorded {which}; what there is was added up")
     return statistics_of(
         source,
         loads,

@@ -10,8 +10,7 @@ from pathlib import Path
 
 from eplb import trace as traces
 from eplb.common import UserError
-from eplb.engines.format import Format
-from eplb.engines.model import ExpertStatistics
+from eplb.engines.model import ExpertStatistics, Format
 from eplb.engines.reading import statistics_of
 from eplb.engines.source import Source
 

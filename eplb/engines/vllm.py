@@ -72,8 +72,7 @@ def policy_of(
 class Policy:
     """vLLM's interface on one side, a planner and a recorder on the other."""
 
-    planner: Program | Placements | None
-    recorder: Recorder | None
+    planner = recorder = None
 
     @classmethod
     def rebalance_experts(
@@ -95,14 +94,12 @@ class Policy:
         if cls.recorder is not None:
             cls.recorder.add(load, deployment)
         phy2log = cls.planner.plan(load, deployment) if cls.planner is not None else None
+        old = old_global_expert_indices
         if phy2log is None:
-            sizes = astuple(deployment)
-            return super().rebalance_experts(weight, *sizes, old_global_expert_indices)
-        if old_global_expert_indices is not None:
-            old = old_global_expert_indices.cpu().numpy()
-            # After a change of ranks or slots there is nothing to keep in place.
-            if old.shape == phy2log.shape:
-                phy2log = keep_slots(phy2log, old, num_ranks)
+            return super().rebalance_experts(weight, *astuple(deployment), old)
+        # After a change of ranks or slots there is nothing to keep in place.
+        if old is not None and old.shape == phy2log.shape:
+            phy2log = keep_slots(phy2log, old.cpu().numpy(), num_ranks)
         return torch.from_numpy(phy2log)
 
 

@@ -18,8 +18,7 @@ from pathlib import Path
 import numpy as np
 
 from eplb.common import UserError, write_text
-from eplb.engines.format import Format
-from eplb.engines.model import EnginePlacement
+from eplb.engines.model import EnginePlacement, Format
 from eplb.engines.reading import placement_of
 from eplb.engines.source import Source
 
@@ -42,10 +41,8 @@ def read(source: Source) -> EnginePlacement:
         raise UserError(f"{source}: {error} is missing or malformed; generate it again") from error
     told = source.content.get("moe_layer_count", len(layers))
     if told != len(layers) or not layers:
-        raise UserError(
-            f"{source}: moe_layer_count is {told}, layer_list has {len(layers)} layers; generate "
-            f"it again"
-        )
+        found = f"layer_list has {len(layers)} layers; generate it again"
+        raise UserError(f"{source}: moe_layer_count is {told}, {found}")
     most = max(sizes[0], default=0)
     routed = [device for device, size in enumerate(sizes[0]) if size == most]
     for layer, (size, count) in enumerate(zip(sizes, counts, strict=True)):

@@ -14,8 +14,7 @@ from pathlib import Path
 
 from eplb import loadstats
 from eplb.common import UserError, write_text
-from eplb.engines.format import Format
-from eplb.engines.model import EnginePlacement, ExpertStatistics
+from eplb.engines.model import EnginePlacement, ExpertStatistics, Format
 from eplb.engines.reading import placement_of, statistics_of
 from eplb.engines.source import Source
 
@@ -52,8 +51,8 @@ def read(source: Source) -> ExpertStatistics | EnginePlacement:
 
 def _mapping(source: Source) -> dict | None:
     lines = source.content if isinstance(source.content, list) else [source.content]
-    found = [x for x in lines if isinstance(x, dict) and x.get("record_type") == MAPPING]
-    return found[0] if found else None
+    objects = (line for line in lines if isinstance(line, dict))
+    return next((each for each in objects if each.get("record_type") == MAPPING), None)
 
 
 def _sizes(placement: EnginePlacement) -> dict[str, int]:

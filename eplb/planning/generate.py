@@ -11,8 +11,7 @@ from textwrap import fill
 from eplb.common import UserError, check_writable, project_file
 from eplb.engines import registry
 from eplb.engines.choice import Choice
-from eplb.engines.format import Format
-from eplb.engines.model import EnginePlacement, ExpertStatistics
+from eplb.engines.model import EnginePlacement, ExpertStatistics, Format
 from eplb.engines.reading import spans
 from eplb.loads import experts_in_order
 from eplb.placement import Deployment
