@@ -18,7 +18,7 @@ import torch
 # the usual one, and how much worse than others that must do, a step away, to be given up.
 DECAYS = np.array([0.0, 0.3, 0.5, 0.7, 0.85, 0.95])
 CAREFUL, USUAL, DOUBT = 1, 2, 0.03
-# Windows remembered, patterns that the packing heeds, and how many windows show them well.
+# Windows remembered, patterns heeded, and windows that show them well.
 MEMORY, PATTERNS, TRUSTED = 48, 3, 5
 # How far apart packs stand that swap, turn by turn.
 STRIDES = (16, 8, 4, 2, 1)
@@ -41,18 +41,18 @@ def replicate(load, spare, power):
     A power of 1 is greedy, more gives the very hottest fewer. Returns [rows, experts] replicas.
     """
     rows, experts = load.shape
-    if not spare:
-        return np.ones((rows, experts), dtype=np.int64)
     hot = min(experts, spare)
+    if not hot:
+        return np.ones((rows, experts), dtype=np.int64)
     # Of the claims the expert of rank r can win spare / r: ascending rank and divisor of each.
     chances = spare // np.arange(1, hot + 1)
-    rank = np.repeat(np.arange(hot - 1, -1, -1), chances)
+    rank = np.repeat(np.arange(hot)[::-1], chances)
     number = 1 + np.arange(len(rank)) - np.repeat(chances.cumsum() - chances, chances)
     expert_bits, bits = (experts - 1).bit_length(), (len(rank) - 1).bit_length()
     hottest = load.copy()
     put_labels(hottest, np.arange(experts), expert_bits)
-    hottest.sort(axis=1)
-    hottest = hottest[:, -hot:]
+    hottest.partition(experts - hot, axis=1)
+    hottest = np.sort(hottest[:, experts - hot :], axis=1)
     claim = hottest.take(rank, axis=1) / number**power
     put_labels(claim, np.arange(len(rank)), bits)
     claim.partition(len(rank) - spare, axis=1)
@@ -68,10 +68,9 @@ def replicas(load, count, bits):
     cell = np.repeat(np.arange(load.size), count.ravel())
     number = np.arange(len(cell)) - (count.cumsum() - count.ravel()).take(cell)
     value = (load / count).take(cell)
-    put_labels(value, cell % experts << bits | number, bits + (experts - 1).bit_length())
-    value = value.reshape(rows, -1)
-    value.sort(axis=1)
-    return value
+    number |= np.tile(np.arange(experts) << bits, rows).take(cell)
+    put_labels(value, number, bits + (experts - 1).bit_length())
+    return np.sort(value.reshape(rows, -1), axis=1)
 
 
 class History:
@@ -173,8 +172,8 @@ def deal(load, num_packs):
 def set_aside(load, sums, num_packs):
     """Find the packs of each row that are too heavy even with the lightest items.
 
-    Pack k holds the k-th heaviest item and the k-th block of the lightest. Returns how many packs
-    are too heavy and the mean load of the others, [rows] each, and all places.
+    Pack k holds the k-th heaviest item and the k-th block of the lightest. Returns how many are too
+    heavy and the mean load of the others, [rows] each, and all places.
     """
     rows, items = load.shape
     light = items // num_packs - 1
@@ -283,13 +282,13 @@ def rebalance_experts(weight, num_replicas, num_groups, num_nodes, num_gpus):
         replica = columns / logcnt.astype(np.float32)
         spread(held, replica.reshape(len(columns), -1).take(cell, axis=1))
     label = held.transpose(2, 1, 0).reshape(layers, num_replicas).astype(np.int64)
-    most = int(logcnt.max())
-    phy2log = label >> bits
+    most, phy2log = int(logcnt.max()), label >> bits
     # label = expert << bits | number becomes expert * most + number.
     label -= phy2log * ((1 << bits) - most)
-    log2phy = torch.full((layers, experts * most), -1)
-    log2phy.scatter_(1, torch.from_numpy(label), torch.arange(num_replicas).expand(layers, -1))
-    return torch.from_numpy(phy2log), log2phy.view(layers, -1, most), torch.from_numpy(logcnt)
+    log2phy = np.full((layers, experts, most), -1)
+    label += np.arange(0, log2phy.size, experts * most)[:, None]
+    log2phy.ravel()[label] = np.arange(num_replicas)
+    return torch.from_numpy(phy2log), torch.from_numpy(log2phy), torch.from_numpy(logcnt)
 
 
 # EVOLVE-BLOCK-END
