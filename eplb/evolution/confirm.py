@@ -14,7 +14,7 @@ from typing import Any
 
 import yaml
 
-from eplb.common import DONE, ArgumentParser, UserError, exit_on_user_error
+from eplb.common import DONE, ArgumentParser, UserError, exit_on_user_error, progress_bar
 from eplb.evaluation.fresh import FreshScore, draw, mean_score, score_fresh
 from eplb.evolution.resume import hold, keep
 from eplb.evolution.rundb import Program, Run, read_run
@@ -38,8 +38,9 @@ def confirm(run: Run) -> str:
         files = [Path(name) / f"{i}.py" for i in range(len(programs))]
         for file, program in zip(files, programs, strict=True):
             file.write_text(program.code, encoding="utf-8")
-        with Sandbox(hidden=(Path(name), run.folder)) as sandbox:
-            scores = score_fresh(files, draw(TRACES), sandbox, **options)
+        hidden = (Path(name), run.folder)
+        with Sandbox(hidden=hidden) as sandbox, progress_bar("confirming") as progress:
+            scores = score_fresh(files, draw(TRACES), sandbox, progress=progress, **options)
     rows = [_row(*of) for of in zip(programs, scores, strict=True)]
     winner = max(rows, key=lambda row: (row["fresh"], row["known"]))
     found = options | {"winner": winner["generation"], "programs": rows}

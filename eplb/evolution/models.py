@@ -22,8 +22,7 @@ from shinka.llm.providers.model_resolver import resolve_model_backend
 from shinka.model_availability import find_model_env_access_issues, missing_env_vars_for_provider
 
 from eplb.common import UserError
-
-OFFLINE_MODEL = "headless/eplb-proposer"
+from eplb.evolution.resolvers import OFFLINE_MODEL
 
 # A strong model and a cheaper one of each provider, by names that ShinkaEvolve 0.0.7 has prices
 # for: without a price the budget would not hold.

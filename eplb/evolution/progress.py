@@ -83,18 +83,20 @@ class Watcher:
     def _watch(self) -> None:
         while not self._finished.wait(POLL_SECONDS):
             self._look()
-            if self.run.seed is not None and not self.run.seed.correct:
-                self.end(f"the start program cannot be scored: {_why_refused(self.run)}")
-            if shutil.disk_usage(self.folder).free < LEAST_FREE_BYTES:
-                self.end(f"the disk that holds {self.folder} is full")
-            useless = useless_answers(self.run)
-            if useless:
-                self.end(useless)
-            if time.monotonic() - self._changed > self.idle_seconds:
-                self._changed = time.monotonic()
-                reason = self.why_silent()
-                if reason:
-                    self.end(f"the models stopped answering: {reason}")
+            reason = self._why_end()
+            if reason:
+                self.end(reason)
+
+    def _why_end(self) -> str | None:
+        if self.run.seed is not None and not self.run.seed.correct:
+            return f"the start program cannot be scored: {_why_refused(self.run)}"
+        if shutil.disk_usage(self.folder).free < LEAST_FREE_BYTES:
+            return f"the disk that holds {self.folder} is full"
+        if time.monotonic() - self._changed > self.idle_seconds:
+            self._changed = time.monotonic()
+            silent = self.why_silent()
+            return silent and f"the models stopped answering: {silent}"
+        return useless_answers(self.run)
 
     def _look(self) -> None:
         last, self.run = self.run, self._read(self.run)
@@ -130,11 +132,11 @@ class Watcher:
         )
 
     def _time_left(self) -> str:
-        done = self.run.generations - self._first
+        done, left = self.run.generations - self._first, self.target - self.run.generations
         if not done:
             return "unknown"
         each = (time.monotonic() - self._began) / done
-        minutes, seconds = divmod(round(each * max(0, self.target - self.run.generations)), 60)
+        minutes, seconds = divmod(round(each * max(0, left)), 60)
         return f"{minutes} min {seconds} s" if minutes else f"{seconds} s"
 
 
@@ -149,11 +151,11 @@ def _why_refused(run: Run) -> str:
     return lines[-1] if lines else f"see {results}"
 
 
-def useless_answers(run: Run, enough: int = GIVEN_UP) -> str | None:
-    """What models answered, where the last proposals, ``enough`` of them, were all given up."""
+def useless_answers(run: Run) -> str | None:
+    """What models answered, where the last `GIVEN_UP` proposals were all given up."""
     last = max((program.generation for program in run.programs), default=0)
     given_up = [failed for failed in run.failed_proposals if failed.generation > last]
-    if len(given_up) < enough:
+    if len(given_up) < GIVEN_UP:
         return None
     failed = given_up[-1]
     answers = (run.folder / f"gen_{failed.generation}" / "attempts").rglob("llm_response.txt")

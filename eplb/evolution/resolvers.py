@@ -18,6 +18,8 @@ from eplb.common import UserError, project_file
 if TYPE_CHECKING:
     from eplb.trace import Trace
 
+OFFLINE_MODEL = "headless/eplb-proposer"
+
 
 def register_resolvers() -> None:
     """Make ``${eplb.…}`` known to OmegaConf; calling it twice does no harm."""
@@ -41,12 +43,9 @@ def _models(requested: Any, offline: bool) -> ListConfig:
     return OmegaConf.create(choose_models(requested, offline))
 
 
-def _meta_models(requested: Any, offline: bool) -> ListConfig | None:
+def _meta_models(models: ListConfig) -> ListConfig | None:
     """The first model recommends; the offline proposer cannot follow a recommendation."""
-    from eplb.evolution.models import OFFLINE_MODEL, choose_models
-
-    first = choose_models(requested, offline)[0]
-    return None if first == OFFLINE_MODEL else OmegaConf.create([first])
+    return None if models[0] == OFFLINE_MODEL else OmegaConf.create(list(models)[:1])
 
 
 def _objective(scoring: str) -> str:

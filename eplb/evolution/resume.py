@@ -17,7 +17,6 @@ proposals that were on their way.
 from __future__ import annotations
 
 import fcntl
-import os
 import re
 import shutil
 import sqlite3
@@ -29,7 +28,7 @@ from typing import IO
 import psutil
 
 from eplb.common import UserError
-from eplb.evolution.rundb import DATABASE, Program
+from eplb.evolution.rundb import DATABASE, Program, read_so_far
 
 _GENERATION = re.compile(r"gen_(\d+)$")
 
@@ -76,17 +75,22 @@ def prepare(folder: Path, num_islands: int) -> int:
     num_islands: as configured for the run to come; it must be as it was (`UserError`)
     """
     end_evaluations(folder)
-    if not (folder / DATABASE).exists():
+    programs = read_so_far(folder).programs
+    done = sorted({program.generation for program in programs})
+    if len(done) <= 1:
         _remove_generations(folder, kept=set())
+        for database in folder.glob(f"{DATABASE}*"):
+            database.unlink()
         return 0
+    # The seed is copied to every island, and ShinkaEvolve counts generations by this number.
+    islands = sum(program.generation == 0 for program in programs)
+    if islands != num_islands:
+        raise UserError(
+            f"the run in {folder} has {islands} islands, not {num_islands}; "
+            f"add db_config.num_islands={islands}"
+        )
+    _remove_generations(folder, kept=set(done))
     with closing(sqlite3.connect(folder / DATABASE, timeout=30)) as database:
-        done = _generations(database)
-        if len(done) <= 1:
-            database.close()
-            _start_afresh(folder)
-            return 0
-        _check_islands(database, folder, num_islands)
-        _remove_generations(folder, kept=set(done))
         for number, generation in enumerate(done):
             if generation != number:
                 _renumber(database, folder, generation, number)
@@ -123,31 +127,6 @@ def _slurm_jobs(folder: Path) -> list[str]:
     alive = re.compile(rf"JobId=(\d+) .*JobState=(?:{states}) .*StdOut=(\S+)")
     found = (alive.search(line) for line in answer.stdout.splitlines())
     return [match[1] for match in found if match and match[2].startswith(f"{folder}/gen_")]
-
-
-def _generations(database: sqlite3.Connection) -> list[int]:
-    try:
-        rows = database.execute("SELECT DISTINCT generation FROM programs ORDER BY generation")
-    except sqlite3.OperationalError:  # killed before the table was made
-        return []
-    return [generation for (generation,) in rows]
-
-
-def _check_islands(database: sqlite3.Connection, folder: Path, num_islands: int) -> None:
-    # The seed is copied to every island, and ShinkaEvolve counts generations by this number.
-    (islands,) = database.execute("SELECT COUNT(*) FROM programs WHERE generation = 0").fetchone()
-    if islands != num_islands:
-        raise UserError(
-            f"the run in {folder} has {islands} islands, not {num_islands}; "
-            f"add db_config.num_islands={islands}"
-        )
-
-
-def _start_afresh(folder: Path) -> None:
-    _remove_generations(folder, kept=set())
-    for name in os.listdir(folder):
-        if name.startswith(DATABASE):
-            (folder / name).unlink()
 
 
 def _remove_generations(folder: Path, kept: set[int]) -> None:

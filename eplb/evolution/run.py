@@ -30,7 +30,7 @@ from eplb.evolution import confirm as confirmation
 from eplb.evolution import resume
 from eplb.evolution.models import OFFLINE_MODEL, answering_models, silent_models
 from eplb.evolution.progress import Watcher
-from eplb.evolution.rundb import NoPrograms, Run, read_run
+from eplb.evolution.rundb import Run, read_so_far
 from eplb.evolution.settings import check_start_program, compose_config, with_saved
 
 STOPPED = 1
@@ -78,10 +78,7 @@ def _check_files(config: DictConfig, folder: Path) -> None:
                     f"Slurm jobs cannot use the path {path}: only letters, digits and ._-/ work; "
                     f"choose another folder (results_dir=…)"
                 )
-    try:
-        done = read_run(folder).generations if (folder / resume.DATABASE).exists() else 0
-    except NoPrograms:
-        done = 0
+    done = read_so_far(folder).generations
     if done >= config.evo_config.num_generations:
         raise UserError(
             f"the run in {folder} is finished: it has its {done} generations; "

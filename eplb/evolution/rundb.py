@@ -210,6 +210,14 @@ def read_run(folder: Path) -> Run:
     return Run(folder, programs, proposals, unfinished, parser.damaged)
 
 
+def read_so_far(folder: Path) -> Run:
+    """`read_run`, without any program where none has been stored yet."""
+    try:
+        return read_run(folder) if (folder / DATABASE).exists() else Run(folder)
+    except NoPrograms:
+        return Run(folder)
+
+
 def _database_in(folder: Path) -> Path:
     if not folder.is_dir():
         state = "is not a folder" if folder.exists() else "does not exist"
