@@ -91,8 +91,8 @@ def test_locality_is_required_where_the_groups_divide(sandbox, small):
 @pytest.mark.parametrize(
     "programs, runs",
     [
-        ([BALANCED, BALANCED], [("initial.py", 2), ("balanced.py", 4), ("balanced.py", 4)] * 2),
-        ([BALANCED, SEED], [("initial.py", 4), ("balanced.py", 4)] * 2),
+        ([BALANCED, BALANCED], ([("initial.py", 2)] + [("balanced.py", 4)] * 6) * 2),
+        ([BALANCED, SEED], ([("initial.py", 4)] + [("balanced.py", 4)] * 3) * 2),
     ],
 )
 def test_the_seed_runs_once_a_trace(sandbox, small, monkeypatch, programs, runs):
