@@ -34,12 +34,6 @@ def replicate(load: np.ndarray, num_slots: int, present: np.ndarray | None = Non
     return count
 
 
-def replica_loads(load: np.ndarray, count: np.ndarray) -> np.ndarray:
-    """[rows, slots] float64: the load of every replica; each row of ``count`` sums to ``slots``."""
-    per_replica = load / np.maximum(count, 1)
-    return np.repeat(per_replica.ravel(), count.ravel()).reshape(len(load), -1)
-
-
 def pack(weight: np.ndarray, num_packs: int) -> np.ndarray:
     """[rows, items] int64: the pack of each item of ``weight`` [rows, items].
 

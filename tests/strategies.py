@@ -44,3 +44,9 @@ def random_phy2log(seed: int, layers: int, slots: int, experts: int) -> np.ndarr
 
 
 seeds = st.integers(0, 2**32 - 1)
+
+
+def replica_loads(load: np.ndarray, count: np.ndarray) -> np.ndarray:
+    """[rows, slots] float64: the load of every replica; each row of ``count`` sums to ``slots``."""
+    per_replica = load / np.maximum(count, 1)
+    return np.repeat(per_replica.ravel(), count.ravel()).reshape(len(load), -1)

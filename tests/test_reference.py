@@ -13,7 +13,7 @@ import initial
 from eplb import reference
 from eplb.loads import gpu_loads
 from eplb.placement import Deployment, ExpertPlacement, node_locality
-from tests.strategies import deployments, random_loads, seeds
+from tests.strategies import deployments, random_loads, replica_loads, seeds
 
 
 def slow_counts(load, present, slots):
@@ -38,7 +38,7 @@ def test_replicas_are_those_of_a_slow_reimplementation(experts, spare, seed):
         assert counts[row].tolist() == slow_counts(
             load[row].tolist(), present[row], experts + spare
         )
-    replicas = reference.replica_loads(load, counts)
+    replicas = replica_loads(load, counts)
     assert replicas.shape == (3, experts + spare)
     np.testing.assert_allclose(replicas.sum(axis=1), load.sum(axis=1))
 
@@ -67,7 +67,7 @@ def test_its_placement_is_valid_and_as_good_as_its_packs(drawn, layers, seed):
     placement = ExpertPlacement.from_phy2log(phy2log, experts)
     count = reference.replicate(load, slots)
     assert (placement.logcnt == count).all()
-    replicas = reference.replica_loads(load, count)
+    replicas = replica_loads(load, count)
     packed = reference.pack(replicas, gpus)
     sums = [np.bincount(*row, minlength=gpus) for row in zip(packed, replicas, strict=True)]
     np.testing.assert_allclose(gpu_loads(load, placement, gpus), sums)

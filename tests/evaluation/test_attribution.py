@@ -21,7 +21,7 @@ from tests.evaluation.measured import (
     scores_of,
     steady_history,
 )
-from tests.strategies import seeds
+from tests.strategies import replica_loads, seeds
 
 SLOTS, GPUS = DEPLOYMENT.num_replicas, DEPLOYMENT.num_gpus
 
@@ -93,7 +93,7 @@ def test_bad_replicas_are_told_from_a_bad_packing():
         count = np.ones((layers, experts), dtype=np.int64)
         count[np.arange(layers), load.argmin(axis=1)] += SLOTS - experts
         expert = np.repeat(np.tile(np.arange(experts), layers), count.ravel()).reshape(layers, -1)
-        gpu = reference.pack(reference.replica_loads(load, count), GPUS)
+        gpu = reference.pack(replica_loads(load, count), GPUS)
         phy2logs.append(np.take_along_axis(expert, np.argsort(gpu, axis=1, kind="stable"), axis=1))
     losses = attribute(scores_of(phy2logs, history)).losses
     assert losses["replication"] > 0.05
