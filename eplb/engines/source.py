@@ -133,7 +133,8 @@ class Source:
                 f"{self} holds Python objects, which could run any code and are not loaded, or is "
                 f"cut; save plain arrays or tensors, bare or in a dictionary"
             ) from error
-        except (RuntimeError, EOFError, OSError, zipfile.BadZipFile) as error:
+        # torch's unpickler raises whatever it stumbles over in bytes that are no pickle.
+        except Exception as error:
             raise UserError(
                 f"{self} is truncated or no archive of arrays; copy it again"
             ) from error

@@ -47,9 +47,8 @@ def read(source: Source) -> ExpertStatistics:
     header, body = _rows(source)
     roles = _roles(header)
     if "expert" in roles:
-        notes = ()
-        if SGLANG.fullmatch(source.path.name):
-            notes = (f"{source} is one rank's at one time; give the folder to add up all of them",)
+        note = f"{source} is one rank's at one time; give the folder to add up all of them"
+        notes = (note,) if SGLANG.fullmatch(source.path.name) else ()
         return _of_cells(source, _cells(source, header, body), notes)
     if not header and body.shape[1] == 3:
         raise UserError(f"{source} has three columns and no header; add layer_id,expert_id,count")
@@ -72,10 +71,8 @@ def _sglang(source: Source) -> ExpertStatistics:
             table = Source(path)
             cells.append(_cells(table, *_rows(table)) + (iteration, 0, 0, 0))
     numbers = {len(paths) for paths in dumps.values()}
-    notes = ()
-    if len(numbers) > 1:
-        notes = (f"{source}: ranks wrote {min(numbers)} to {max(numbers)} dumps",)
-    return _of_cells(source, np.concatenate(cells), notes)
+    note = f"{source}: ranks wrote {min(numbers)} to {max(numbers)} dumps"
+    return _of_cells(source, np.concatenate(cells), (note,) if len(numbers) > 1 else ())
 
 
 def _split(lines: list[str]) -> list[list[str]]:

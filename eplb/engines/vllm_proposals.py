@@ -51,8 +51,8 @@ def read(source: Source) -> ExpertStatistics | EnginePlacement:
 
 def _mapping(source: Source) -> dict | None:
     lines = source.content if isinstance(source.content, list) else [source.content]
-    objects = (line for line in lines if isinstance(line, dict))
-    return next((each for each in objects if each.get("record_type") == MAPPING), None)
+    found = (x for x in lines if isinstance(x, dict) and x.get("record_type") == MAPPING)
+    return next(found, None)
 
 
 def _sizes(placement: EnginePlacement) -> dict[str, int]:

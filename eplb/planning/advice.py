@@ -67,19 +67,14 @@ class Past:
     @property
     def warnings(self) -> list[str]:
         """Why the recording may be too short to say."""
-        found = []
-        if len(self.held_out) < ENOUGH_WINDOWS:
-            found.append(
-                f"the recording is too short to say how often to rebalance: {len(self.held_out)} "
-                f"windows are held out, and {ENOUGH_WINDOWS} are the least; record more iterations"
-            )
-        tokens = float(self.windows.mean())
-        if tokens < ENOUGH_TOKENS:
-            found.append(
-                f"the recording is too short to say much: an expert has {tokens:.0f} tokens in a "
-                f"window, which is mostly chance; record for longer"
-            )
-        return found
+        windows, tokens = len(self.held_out), float(self.windows.mean())
+        reasons = {
+            f"how often to rebalance: {windows} windows are held out, and {ENOUGH_WINDOWS} are the "
+            f"least; record more iterations": windows < ENOUGH_WINDOWS,
+            f"much: an expert has {tokens:.0f} tokens in a window, which is mostly chance; record "
+            f"for longer": tokens < ENOUGH_TOKENS,
+        }
+        return [f"the recording is too short to say {why}" for why in reasons if reasons[why]]
 
 
 @dataclass(frozen=True)

@@ -141,9 +141,8 @@ def _figures(
     elif validated:
         lines.append(f"held out: iterations {measured}, which no plan saw; nor did the file's")
     else:
-        lines.append(
-            f"measured on iterations {measured}, held out; the file's plan is made from all"
-        )
+        more = "held out; the file's plan is made from all"
+        lines.append(f"measured on iterations {measured}, {more}")
     return "\n".join(lines)
 
 

@@ -96,10 +96,7 @@ def tabulate(
 
 def _over_iterations(values: np.ndarray) -> np.ndarray:
     """[layers]: the mean of ``values`` [iterations, layers], NaN apart."""
-    known = ~np.isnan(values)
-    count = known.sum(axis=0)
-    sums = np.where(known, values, 0.0).sum(axis=0)
-    return np.divide(sums, count, out=np.full(len(count), np.nan), where=count > 0)
+    return np.ma.masked_invalid(values).mean(axis=0).filled(np.nan)
 
 
 def compare(tables: dict[str, LoadTable]) -> str:
@@ -122,11 +119,10 @@ def plot(path: Path, tables: dict[str, LoadTable], unit: str) -> None:
 
     figure = Figure(figsize=(11, 8), layout="constrained")
     above, below = figure.subfigures(2, 1, height_ratios=(3, 2))
-    titles = [f"{name}: balancedness {table.balancedness:.3f}" for name, table in tables.items()]
-    loads = [table.loads for table in tables.values()]
-    for axis in draw_loads(above, dict(zip(titles, loads, strict=True)), unit):
-        layers = next(iter(tables.values())).layers
-        rows = np.linspace(0, len(layers) - 1, min(len(layers), 6)).astype(int)
+    panels = {f"{name}: balancedness {t.balancedness:.3f}": t.loads for name, t in tables.items()}
+    layers = next(iter(tables.values())).layers
+    rows = np.linspace(0, len(layers) - 1, min(len(layers), 6)).astype(int)
+    for axis in draw_loads(above, panels, unit):
         axis.set_yticks(rows, [layers[row] for row in rows])
     lines = below.subplots()
     for colour, (name, table) in zip((QUIET, PROGRAM), tables.items(), strict=False):

@@ -32,21 +32,20 @@ def align(
         rows = np.repeat(placement.phy2log, len(statistics.layers), axis=0)
         return ExpertPlacement.from_phy2log(rows, placement.num_experts), ()
     places, counts = list(placement.layers), list(statistics.layers)
-    if placement.moe_layers_only or statistics.moe_layers_only:
+    by_order = placement.moe_layers_only or statistics.moe_layers_only
+    if by_order:
         places, counts = list(range(len(places))), list(range(len(counts)))
-    row = {layer: index for index, layer in enumerate(places)}
-    missing = [layer for layer in counts if layer not in row]
+    missing = set(counts) - set(places)
     # Formats with a row per layer of the model also have rows for dense layers.
     extra = sorted(set(places) - set(counts)) if placement.model_layers is None else []
     last = counts[-1]
     is_mtp = len(extra) <= MOST_MTP_LAYERS and extra == [*range(last + 1, last + 1 + len(extra))]
-    by_order = placement.moe_layers_only or statistics.moe_layers_only
     if missing or (extra and not is_mtp) or (by_order and len(places) > len(counts) and not extra):
         raise UserError(_mismatch(placement, statistics, source))
     notes = ()
     if extra:
         notes = (f"{source}: layer {spans(extra)} is not in the statistics; taken as MTP",)
-    rows = placement.phy2log[[row[layer] for layer in counts]]
+    rows = placement.phy2log[[places.index(layer) for layer in counts]]
     return ExpertPlacement.from_phy2log(rows, placement.num_experts), notes
 
 

@@ -103,15 +103,9 @@ def plan(
         choice = choose(plans, held_out.loads, deployment)
         is_final = validate_share is not None or known is held_out
         best = choice.best if is_final else made(choice.kept, statistics)
-    placement = EnginePlacement(
-        phy2log=best.phy2log,
-        layers=statistics.layers,
-        num_experts=statistics.num_experts,
-        num_gpus=deployment.num_gpus,
-        model_layers=statistics.model_layers,
-        moe_layers_only=statistics.moe_layers_only,
-    )
-    return placement, choice, held_out
+    same = {name: getattr(statistics, name) for name in ("model_layers", "moe_layers_only")}
+    sizes = (statistics.num_experts, deployment.num_gpus)
+    return EnginePlacement(best.phy2log, statistics.layers, *sizes, **same), choice, held_out
 
 
 def _planners(sandbox: Sandbox, program: Path, deployment: Deployment) -> dict[str, Planner]:

@@ -91,8 +91,6 @@ def _ranks(
         raise UserError(
             "the statistics do not tell the number of ranks; give --ep_size or --per_expert"
         )
-    if ranks < 1:
-        raise UserError(f"ep_size is {ranks}; it must be at least 1")
     if placed not in (None, ranks):
         raise UserError(
             f"--ep_size is {ranks}, but the placement is one of {placed} devices; leave it out"

@@ -198,6 +198,7 @@ REFUSED = {
     ),
     "pickled objects": ("a.pt", torch_file({"a": Anything()}), "could run any code"),
     "a pickle": ("a.pkl", lambda path: path.write_bytes(pickle.dumps(Anything())), "could run any"),
+    "a byte of a pickle": ("a.pt", lambda path: path.write_bytes(b"\x80\x80"), "truncated or no"),
     "numpy objects": (
         "a.npy",
         lambda path: np.save(path, np.array([Anything()]), allow_pickle=True),
