@@ -42,6 +42,8 @@ class ArgumentParser(argparse.ArgumentParser):
 
 def exit_on_user_error(main: Callable[[], int]) -> None:
     """Run a command's ``main`` and leave with its status; a `UserError` becomes one line and 2."""
+    for closed in (name for name in ("stdout", "stderr") if getattr(sys, name) is None):
+        setattr(sys, closed, open(os.devnull, "w"))
     try:
         try:
             status = main()

@@ -122,3 +122,14 @@ def test_other_peoples_tracebacks_stay_as_they_are():
     done = run("import eplb; import no_such_package", subprocess.DEVNULL)
     assert done.returncode == 1
     assert done.stderr.startswith("Traceback")
+
+
+@pytest.mark.parametrize("closed", ["1", "2"])
+def test_a_closed_stream_changes_no_exit_status(closed):
+    """`python evaluate.py … >&-`"""
+    for code, status in (("print(1) or 0", 0), ("(_ for _ in ()).throw(UserError('no'))", 2)):
+        script = f"from eplb.common import *; exit_on_user_error(lambda: {code})"
+        line = ["bash", "-c", f'"$0" -c "$1" {closed}>&-', sys.executable, script]
+        done = subprocess.run(line, cwd=ROOT, capture_output=True, text=True)
+        assert done.returncode == status
+        assert "Traceback" not in done.stderr
