@@ -135,9 +135,8 @@ class Source:
             ) from error
         # torch's unpickler raises whatever it stumbles over in bytes that are no pickle.
         except Exception as error:
-            raise UserError(
-                f"{self} is truncated or no archive of arrays; copy it again"
-            ) from error
+            words = f"is truncated or no archive of arrays ({type(error).__name__}); copy it again"
+            raise UserError(f"{self} {words}") from error
 
     def describe(self) -> str:
         """What is in it, in a few words."""
