@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 
 import pytest
+import torch
 
 from eplb.common import UserError
 from eplb.engines import registry
@@ -73,3 +74,15 @@ def test_configurations_as_people_have_them(tmp_path, name):
         return
     with pytest.raises(UserError, match=message):
         registry.read_placement(tmp_path / "a.yaml")
+
+
+def test_rows_may_be_tensors_and_enormous_ids_are_named(tmp_path):
+    rows = torch.tensor([[0, 1, 2, 0], [2, 1, 0, 1]])
+    for name, content in (("whole", rows), ("list", list(rows))):
+        torch.save({"physical_to_logical_map": content}, tmp_path / f"{name}.pt")
+        read = registry.read_placement(tmp_path / f"{name}.pt")
+        assert read.phy2log.tolist() == rows.tolist() and read.model_layers == 2
+    for wrong in ([[0, 2**70]], [[0, 1.5]], [[True, False]], [[]]):
+        (tmp_path / "a.json").write_text(json.dumps({"physical_to_logical_map": wrong}))
+        with pytest.raises(UserError, match="layer 0 is not a list of expert ids"):
+            registry.read_placement(tmp_path / "a.json")
