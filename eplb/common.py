@@ -8,6 +8,7 @@ about experts.
 from __future__ import annotations
 
 import argparse
+import difflib
 import errno
 import math
 import os
@@ -29,8 +30,23 @@ class UserError(Exception):
     """Something the user can put right; the message names the file or value and the way out."""
 
 
+def nearest(key: str, known: Iterable[str]) -> str:
+    """A question for the known key most like ``key``, by its whole or by its last part."""
+    last = {name.rpartition(".")[2]: name for name in sorted(known, reverse=True)}
+    names = {name: name for name in known} | last
+    close = difflib.get_close_matches(key, names, n=1)
+    close = close or difflib.get_close_matches(key.rpartition(".")[2], last, n=1)
+    return f"; did you mean {names[close[0]]}?" if close else ""
+
+
 class ArgumentParser(argparse.ArgumentParser):
-    """Wrong arguments are a `UserError`: one line, where argparse prints its usage too."""
+    """Wrong arguments are a `UserError`: one line, where argparse prints its usage too.
+
+    Options are written out: what is short today may mean two things tomorrow.
+    """
+
+    def __init__(self, *args, **kwargs):
+        super().__init__(*args, allow_abbrev=False, **kwargs)
 
     def error(self, message: str):
         raise UserError(f"{message}; see {self.prog} --help")

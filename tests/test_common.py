@@ -51,6 +51,13 @@ def test_a_full_disk_is_one_line(code):
     assert done.stderr == ("error: cannot write the output: No space left on device; make room\n")
 
 
+def test_options_are_written_out():
+    parser = ArgumentParser()
+    parser.add_argument("--num_gpus")
+    with pytest.raises(UserError, match="unrecognized arguments: --num_gpu "):
+        parser.parse_args(["--num_gpu", "8"])
+
+
 def test_an_error_is_one_line_whatever_its_text():
     raising = "(_ for _ in ()).throw(UserError('a\\n  b'))"
     code = f"from eplb.common import *; exit_on_user_error(lambda: {raising})"

@@ -8,8 +8,7 @@ models answer (`eplb.evolution.models`).
 from __future__ import annotations
 
 import ast
-import difflib
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_type_hints
 
@@ -23,7 +22,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from pydantic import Field, TypeAdapter, ValidationError
 
-from eplb.common import UserError
+from eplb.common import UserError, nearest
 from eplb.evaluation.scores import SCORINGS
 from eplb.evolution.resolvers import output_dir
 
@@ -66,10 +65,11 @@ KINDS: dict[str, Any] = {
 }
 # Pydantic's words, and what they say to people who write overrides.
 WORDS = {
-    "valid boolean, unable to interpret input": "true or false",
+    "a valid boolean, unable to interpret input": "true or false",
     "Input should be": "it must be",
     "List should have at least 1 item after validation, not 0": "a list of at least one",
     "String should have at least 1 character": "it must not be empty",
+    "a valid string": "text (a number is text in two kinds of quotes: '\"30\"')",
     "valid integer": "whole number",
     "greater than or equal to": "at least",
     "less than or equal to": "at most",
@@ -138,7 +138,7 @@ def _set(config: DictConfig, kinds: dict[str, Any], text: str, override: Overrid
     # ShinkaEvolve hands these on as they are.
     free = key.rpartition(".")[0].endswith(("_kwargs", "_args", "_criteria"))
     if key not in kinds and not free:
-        raise UserError(f"{text}: there is no setting {key}{_nearest(key, kinds)}; see configs/")
+        raise UserError(f"{text}: there is no setting {key}{nearest(key, kinds)}; see configs/")
     checked = TypeAdapter(kinds.get(key, Any), config={"arbitrary_types_allowed": True})
     try:
         OmegaConf.update(config, key, checked.validate_python(override.value()), force_add=True)
@@ -147,15 +147,6 @@ def _set(config: DictConfig, kinds: dict[str, Any], text: str, override: Overrid
         for theirs, ours in WORDS.items():
             wrong = wrong.replace(theirs, ours)
         raise UserError(f"{text}: {wrong}") from error
-
-
-def _nearest(key: str, known: Iterable[str]) -> str:
-    """The known key most like ``key``, by its whole or by its last part."""
-    last = {name.rpartition(".")[2]: name for name in sorted(known, reverse=True)}
-    names = {name: name for name in known} | last
-    close = difflib.get_close_matches(key, names, n=1)
-    close = close or difflib.get_close_matches(key.rpartition(".")[2], last, n=1)
-    return f"; did you mean {names[close[0]]}?" if close else ""
 
 
 def _reason(error: Exception, overrides: Sequence[str]) -> str:

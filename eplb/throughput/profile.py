@@ -17,7 +17,7 @@ import yaml
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from eplb.common import UserError, project_file
+from eplb.common import UserError, nearest, project_file
 from eplb.throughput.dispatch import RULES
 from eplb.throughput.kernels import kernel
 
@@ -128,11 +128,17 @@ def read(hardware: Iterable[str], top_k: int | None = None) -> dict[str, Profile
 def _profile(phase: str, layers: list) -> Profile:
     """Later layers go before earlier ones, and in each the fields of the phase before the rest."""
     merged = OmegaConf.structured(Profile)
+    known = [*merged, *PHASES]
+    told = ", ".join(merged)
     for layer in layers:
         if not OmegaConf.is_dict(layer):
             raise UserError(f"it holds no fields; copy one of {_PRESETS} to start from")
+        phased = layer.get(phase) or {}
         general = {name: value for name, value in layer.items() if name not in PHASES}
-        merged = OmegaConf.merge(merged, general, layer.get(phase) or {})
+        for name in (*general, *(phased if OmegaConf.is_dict(phased) else ())):
+            if name not in known:
+                raise UserError(f"there is no {name}{nearest(name, known)}; it has {told}")
+        merged = OmegaConf.merge(merged, general, phased)
     profile = OmegaConf.to_object(merged)
     profile.check()
     return profile
