@@ -1,13 +1,16 @@
-"""Every expert group on one node: the hierarchical policy, all layers and nodes at once.
+"""Every expert group on one node: the hierarchical policy in under a millisecond, with a forecast.
 
 The policy is DeepSeek's: pack groups to nodes, give hot experts extra replicas within their node,
-pack the replicas to the node's GPUs. One row of every array is one node of one layer. Groups and
-replicas are dealt in rounds, from both ends where hot ones stand alone. The loads are forecast as
-in `programs/balanced.py`. Where the nodes do not divide the groups it places freely, as the seed.
+pack the replicas to the node's GPUs. One row of every array is one node of one layer. All three
+stages sort numbers whose lowest bits say what they stand for, so that no sort of indices and no
+gather follows. Loads are forecast as in `programs/balanced.py`. Where the nodes do not divide the
+groups it places freely, as the seed.
 
 Source: https://github.com/deepseek-ai/EPLB (hierarchical). Lineage: docs/lineage.md. Not covered:
 which experts run hot together.
 """
+
+from functools import lru_cache
 
 import numpy as np
 import torch
@@ -20,7 +23,7 @@ CAREFUL, USUAL, DOUBT = 1, 2, 0.03
 # Windows remembered.
 MEMORY = 48
 # Claims to replicas fall with this power of their number: the hottest experts are likely to cool.
-POWER = 1.1
+POWER = 1.2
 
 
 def put_labels(value, label, bits):
@@ -34,68 +37,76 @@ def labels(value, bits):
     return value.view(np.int64) & ((1 << bits) - 1)
 
 
-def replicate(load, spare, power):
-    """Give spare replicas to the largest claims load / replicas**power of ``load`` [rows, experts].
+@lru_cache(maxsize=8)
+def claims(experts, spare):
+    """List the claims load / replicas**POWER to spare replicas that can succeed, [candidates] each.
 
-    A power of 1 is greedy, more gives the very hottest fewer. Returns [rows, experts] replicas.
+    Returns the claiming expert's position among the hottest min(experts, spare), ascending, the
+    factor that turns its load into the claim, and a label: position << bits | replica number.
+    """
+    hot = min(experts, spare)
+    # The expert of rank r can win spare / r at most.
+    chances = spare // np.arange(1, hot + 1)
+    position = np.repeat(np.arange(hot)[::-1], chances)
+    number = 1 + np.arange(len(position)) - np.repeat(chances.cumsum() - chances, chances)
+    return position, number**-POWER, position << spare.bit_length() | number
+
+
+def replicate(load, spare, label_bits):
+    """Give the spare replicas to the experts with the strongest claims, all at once.
+
+    load: [rows, experts], ascending, with labels of ``label_bits`` bits whose replica number is
+    zero; changed in place to the load of one replica
+
+    Returns the loads of the spare replicas [rows, spare], labelled with the number of the replica
+    as well, and the replicas [rows, hot] of the last ``hot`` experts; all others have one.
     """
     rows, experts = load.shape
-    if not spare:
-        return np.ones((rows, experts), dtype=np.int64)
-    hot = min(experts, spare)
-    # Of the claims the expert of rank r can win spare / r: ascending rank and divisor of each.
-    chances = spare // np.arange(1, hot + 1)
-    rank = np.repeat(np.arange(hot - 1, -1, -1), chances)
-    number = 1 + np.arange(len(rank)) - np.repeat(chances.cumsum() - chances, chances)
-    expert_bits, bits = (experts - 1).bit_length(), (len(rank) - 1).bit_length()
-    hottest = load.copy()
-    put_labels(hottest, np.arange(experts), expert_bits)
-    hottest.sort(axis=1)
-    hottest = hottest[:, -hot:]
-    claim = hottest.take(rank, axis=1) / number**power
-    put_labels(claim, np.arange(len(rank)), bits)
-    claim.partition(len(rank) - spare, axis=1)
-    chosen = rank[labels(claim[:, -spare:], bits)]
-    expert = np.take_along_axis(labels(hottest, expert_bits), chosen, axis=1)
-    expert += np.arange(0, rows * experts, experts)[:, None]
-    return 1 + np.bincount(expert.ravel(), minlength=rows * experts).reshape(rows, experts)
-
-
-def replicas(load, count, bits):
-    """Loads of all replicas [rows, slots], ascending, with labels expert << bits | number."""
-    rows, experts = load.shape
-    cell = np.repeat(np.arange(load.size), count.ravel())
-    number = np.arange(len(cell)) - (count.cumsum() - count.ravel()).take(cell)
-    value = (load / count).take(cell)
-    put_labels(value, cell % experts << bits | number, bits + (experts - 1).bit_length())
-    value = value.reshape(rows, -1)
-    value.sort(axis=1)
-    return value
+    hot, number_bits = min(experts, spare), spare.bit_length()
+    position, factor, candidate = claims(experts, spare)
+    bits = number_bits + (hot - 1).bit_length()
+    hottest = load[:, -hot:]
+    claim = hottest.take(position, axis=1)
+    claim *= factor
+    put_labels(claim, candidate, bits)
+    claim.partition(len(position) - spare, axis=1)
+    chosen = labels(claim[:, -spare:], bits)
+    cell = chosen >> number_bits
+    cell += np.arange(0, rows * hot, hot)[:, None]
+    count = 1 + np.bincount(cell.ravel(), minlength=rows * hot).reshape(rows, hot)
+    label = labels(hottest, label_bits)
+    hottest /= count
+    put_labels(hottest, label, label_bits)
+    extra = hottest.ravel().take(cell)
+    extra.view(np.int64)[...] |= chosen & ((1 << number_bits) - 1)
+    return extra, count
 
 
 def deal(load, num_packs):
     """Give every pack one item a round, the lightest pack the heaviest of those that are left.
 
-    load: [rows, items] float64, ascending; returns the items' places, round * num_packs + pack
+    load: [rows, items] float64, ascending; returns the items' places, pack by pack
+
+    A pack is one integer: minus its load in fixed point, then the place that its next item takes,
+    from the last to the first. An item is minus its load, then -1: adding it is all the upkeep.
     """
     rows, items = load.shape
-    rounds = load.reshape(rows, -1, num_packs)
-    usual = rounds.mean(axis=2)
-    # Of one more item than usual, what the lighter ones of the rounds to come do not make good.
-    less = usual - rounds[:, :, 0]
-    over = rounds[:, :, -1] - usual - less.cumsum(axis=1) + less
-    if items > 2 * num_packs and (over.max(axis=1) > 0.02 * usual.sum(axis=1)).any():
+    capacity = items // num_packs
+    lightest = load[:, : capacity - 1].sum(axis=1)
+    if capacity > 2 and ((load[:, -1] + lightest) * num_packs > load.sum(axis=1)).any():
         return deal_from_both_ends(load, num_packs)
-    bits = (num_packs - 1).bit_length()
+    mask = (1 << (items - 1).bit_length()) - 1
+    item = (load * (-(2.0**61) / (capacity * load[:, -1].max()))).astype(np.int64)
+    item |= mask
     place = np.empty((rows, items), dtype=np.int64)
-    pack = np.arange(num_packs)
-    total = np.zeros((rows, num_packs))
-    for last in range(items, 0, -num_packs):
-        place[:, last - num_packs : last] = pack[..., ::-1] + (items - last)
-        total += load[:, last - num_packs : last][:, ::-1]
-        put_labels(total, pack, bits)
-        total.sort(axis=1)
-        pack = labels(total, bits)
+    pack = np.tile(np.arange(capacity - 1, items, capacity), (rows, 1))
+    for left in range(capacity, 0, -1):
+        # The two rounds before the last in one order overshoot by what the last can close.
+        if left != 2 or capacity < 4:
+            pack.sort(axis=1)
+        this_round = slice((left - 1) * num_packs, left * num_packs)
+        np.bitwise_and(pack, mask, out=place[:, this_round])
+        pack += item[:, this_round]
     return place
 
 
@@ -114,8 +125,8 @@ def set_aside(load, sums, num_packs):
     heavy[:, -1] = False
     aside = heavy.argmin(axis=1)
     item = np.arange(items)
-    block = (1 + item % light) * num_packs + item // light
-    place = np.where(item < items - num_packs, block, items - 1 - item)
+    block = item // light * (light + 1) + 1 + item % light
+    place = np.where(item < items - num_packs, block, (items - 1 - item) * (light + 1))
     return aside, rest[np.arange(rows), aside], np.tile(place, (rows, 1))
 
 
@@ -142,7 +153,7 @@ def deal_from_both_ends(load, num_packs):
         ends = np.where(heavy, (start + last)[:, None], (start + first + packs)[:, None])
         item = ends - rank - 1
         item.ravel()[waits] = start[waits // num_packs]
-        place.ravel()[item] = pack + (capacity - 1 - left) * num_packs
+        place.ravel()[item] = pack * capacity + capacity - 1 - left
         total += load.ravel()[item]
         put_labels(total, pack, bits)
         total.sort(axis=1)
@@ -153,7 +164,7 @@ def deal_from_both_ends(load, num_packs):
             usual = (sums[row, after] - sums[row, first]) / ((left - 1) * packs)
             most = mean - load[row, after] - (left - 1) * (usual + load[row, first]) / 2
             light = np.count_nonzero(total > most[:, None], axis=1) - aside
-    place[aside > 0, 0] = num_packs  # Packs that wait seemed to take it.
+    place[aside > 0, 0] = 1  # Packs that wait seemed to take it.
     return place
 
 
@@ -213,15 +224,32 @@ history = History(0, 0)
 def groups_by_node(load, num_nodes):
     """Pack whole groups to nodes, by their ``load`` [layers, groups], which is spoilt.
 
-    Returns [layers, nodes, groups of a node], the groups of each node.
+    Returns [layers * groups], ``layer * groups + group`` of each group, node after node.
     """
     layers, groups = load.shape
     bits = (groups - 1).bit_length()
     put_labels(load, np.arange(groups), bits)
     load.sort(axis=1)
-    held = np.empty((layers, groups), dtype=np.int64)
-    np.put_along_axis(held, deal(load, num_nodes), labels(load, bits), axis=1)
-    return held.reshape(layers, -1, num_nodes).swapaxes(1, 2)
+    first = np.arange(0, layers * groups, groups)[:, None]
+    order = np.empty(layers * groups, dtype=np.int64)
+    order[deal(load, num_nodes) + first] = labels(load, bits) + first
+    return order
+
+
+def reverse_maps(label, slot, bits, experts, most):
+    """Return ``phy2log`` and ``log2phy`` as `rebalance_experts` does.
+
+    label, slot: [layers, num_replicas], expert << bits | number of each replica, and its slot
+    """
+    slot, expert = torch.from_numpy(slot), label >> bits
+    phy2log = torch.empty(slot.shape, dtype=torch.int64)
+    phy2log.scatter_(1, slot, torch.from_numpy(expert))
+    # expert << bits | number becomes expert * most + number.
+    expert *= (1 << bits) - most
+    label -= expert
+    log2phy = torch.full((len(slot), experts * most), -1)
+    log2phy.scatter_(1, torch.from_numpy(label), slot)
+    return phy2log, log2phy.view(len(slot), experts, most)
 
 
 def rebalance_experts(weight, num_replicas, num_groups, num_nodes, num_gpus):
@@ -240,35 +268,31 @@ def rebalance_experts(weight, num_replicas, num_groups, num_nodes, num_gpus):
     known = torch.from_numpy(history.loads[: history.windows])
     load = torch.mv(known.T, torch.from_numpy(mix.astype(np.float32))).numpy()
     # A load of zero has no mantissa to carry a label.
-    load = np.maximum(load, 1e-30, dtype=np.float64).reshape(layers, num_groups, -1)
+    load = np.maximum(load, 1e-30, dtype=np.float64).reshape(layers, experts)
+    groups = groups_by_node(load.reshape(layers, num_groups, -1).sum(axis=2), num_nodes)
 
-    group = groups_by_node(load.sum(axis=2), num_nodes)
-    expert = np.arange(experts).reshape(num_groups, -1)[group].reshape(layers * num_nodes, -1)
-    load = load[np.arange(layers)[:, None, None], group].reshape(expert.shape)
-    capacity, spare = num_replicas // num_gpus, (num_replicas - experts) // num_nodes
-    count = replicate(load, spare, POWER)
-    bits = spare.bit_length()
-    load = replicas(load, count, bits)
-    gpus = num_gpus // num_nodes
-    place = deal(load, gpus)
-    label = labels(load, bits + (expert.shape[1] - 1).bit_length())
-    held = np.empty_like(label)
-    np.put_along_axis(held, place % gpus * capacity + place // gpus, label, axis=1)
-
-    phy2log = np.take_along_axis(expert, held >> bits, axis=1).reshape(layers, num_replicas)
-    number = (held & ((1 << bits) - 1)).reshape(layers, num_replicas)
-    logcnt = np.empty((layers, experts), dtype=np.int64)
-    np.put_along_axis(logcnt, expert.reshape(layers, -1), count.reshape(layers, -1), axis=1)
-    most = int(logcnt.max())
-    log2phy = np.full((layers, experts * most), -1)
-    np.put_along_axis(log2phy, phy2log * most + number, np.arange(num_replicas)[None], axis=1)
-    log2phy = log2phy.reshape(layers, experts, most)
-    return torch.from_numpy(phy2log), torch.from_numpy(log2phy), torch.from_numpy(logcnt)
+    spare = (num_replicas - experts) // num_nodes
+    number_bits = spare.bit_length()
+    bits = number_bits + (experts - 1).bit_length()
+    put_labels(load, np.arange(experts) << number_bits, bits)
+    load = load.reshape(layers * num_groups, -1)[groups].reshape(layers * num_nodes, -1)
+    load.sort(axis=1)
+    most, logcnt = 1, torch.ones(layers, experts, dtype=torch.int64)
+    if spare:
+        extra, count = replicate(load, spare, bits)
+        hottest = (labels(load[:, -count.shape[1] :], bits) >> number_bits).reshape(layers, -1)
+        logcnt.scatter_(1, torch.from_numpy(hottest), torch.from_numpy(count).view(layers, -1))
+        most = int(count.max())
+        load = np.concatenate((load, extra), axis=1)
+        load.sort(axis=1)
+    slot = deal(load, num_gpus // num_nodes).reshape(layers, num_nodes, -1)
+    slot += np.arange(0, num_replicas, num_replicas // num_nodes)[:, None]
+    label, slot = (each.reshape(layers, -1) for each in (labels(load, bits), slot))
+    return *reverse_maps(label, slot, number_bits, experts, most), logcnt
 
 
 # EVOLVE-BLOCK-END
 
 
 def run_eplb(weight, num_replicas, num_groups, num_nodes, num_gpus):
-    """Answer one window: see `rebalance_experts`."""
     return rebalance_experts(weight, num_replicas, num_groups, num_nodes, num_gpus)
