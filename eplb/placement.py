@@ -90,24 +90,37 @@ class ExpertPlacement:
     """A checked placement.
 
     phy2log: [layers, num_replicas] int64, the expert in each slot
-    log2phy: [layers, experts, X] int64, the slots of each expert in ascending order, then -1
     logcnt: [layers, experts] int64, replicas of each expert
     """
 
     phy2log: np.ndarray
-    log2phy: np.ndarray
     logcnt: np.ndarray
 
     @classmethod
     def from_phy2log(cls, phy2log: np.ndarray, num_experts: int) -> ExpertPlacement:
-        """Derive the other maps from ``phy2log`` [layers, num_replicas], with the smallest X."""
+        """Count the replicas of ``phy2log`` [layers, num_replicas]."""
         phy2log = np.ascontiguousarray(phy2log, dtype=np.int64)
-        logcnt = count_replicas(phy2log, num_experts)
-        return cls(phy2log, _slots_by_expert(phy2log, logcnt), logcnt)
+        return cls(phy2log, count_replicas(phy2log, num_experts))
 
     @property
     def num_experts(self) -> int:
         return self.logcnt.shape[1]
+
+    @property
+    def log2phy(self) -> np.ndarray:
+        """[layers, experts, X] int64: each expert's slots in ascending order, then -1.
+
+        Made anew each time: where one expert has many replicas it is much the largest map.
+        """
+        layers, slots = self.phy2log.shape
+        by_expert = np.argsort(self.phy2log, axis=1, kind="stable")
+        first = np.cumsum(self.logcnt, axis=1) - self.logcnt
+        expert = np.take_along_axis(self.phy2log, by_expert, axis=1)
+        rank = np.arange(slots) - np.take_along_axis(first, expert, axis=1)
+        most = int(self.logcnt.max(initial=1))
+        log2phy = np.full((*self.logcnt.shape, most), -1, dtype=np.int64)
+        log2phy[np.arange(layers)[:, None], expert, rank] = by_expert
+        return log2phy
 
     def holders(self, num_gpus: int) -> np.ndarray:
         """[layers, experts, num_gpus] bool: does the GPU hold a replica of the expert?"""
@@ -123,18 +136,6 @@ def count_replicas(phy2log: np.ndarray, num_experts: int) -> np.ndarray:
     layers = phy2log.shape[0]
     cells = phy2log + np.arange(layers)[:, None] * num_experts
     return np.bincount(cells.ravel(), minlength=layers * num_experts).reshape(layers, num_experts)
-
-
-def _slots_by_expert(phy2log: np.ndarray, logcnt: np.ndarray) -> np.ndarray:
-    """[layers, experts, X] int64: each expert's slots in ascending order, then -1."""
-    layers, slots = phy2log.shape
-    by_expert = np.argsort(phy2log, axis=1, kind="stable")
-    first = np.cumsum(logcnt, axis=1) - logcnt
-    expert = np.take_along_axis(phy2log, by_expert, axis=1)
-    rank = np.arange(slots) - np.take_along_axis(first, expert, axis=1)
-    log2phy = np.full((*logcnt.shape, int(logcnt.max(initial=1))), -1, dtype=np.int64)
-    log2phy[np.arange(layers)[:, None], expert, rank] = by_expert
-    return log2phy
 
 
 def node_locality(phy2log: np.ndarray, num_experts: int, deployment: Deployment) -> float:
@@ -238,7 +239,8 @@ def _check_counts(logcnt: np.ndarray, counts: np.ndarray) -> None:
 
 def _check_slots(log2phy: np.ndarray, truth: ExpertPlacement) -> None:
     """Compare ``log2phy`` with the true slots, whatever their order and the width of padding."""
-    (_, _, room), (_, _, width) = log2phy.shape, truth.log2phy.shape
+    slots_of = truth.log2phy
+    (_, _, room), (_, _, width) = log2phy.shape, slots_of.shape
     used = np.arange(room) < truth.logcnt[:, :, None]
     if room < width:
         layer, expert = np.argwhere(truth.logcnt > room)[0]
@@ -257,7 +259,7 @@ def _check_slots(log2phy: np.ndarray, truth: ExpertPlacement) -> None:
     # Unused cells sort last on both sides, so that sets are compared and not orders.
     beyond = np.iinfo(np.int64).max
     claimed = np.sort(np.where(used, log2phy, beyond)[:, :, :width], axis=2)
-    actual = np.where(truth.log2phy == -1, beyond, truth.log2phy)
+    actual = np.where(slots_of == -1, beyond, slots_of)
     wrong = np.argwhere(claimed != actual)
     if wrong.size:
         layer, expert, column = wrong[0]

@@ -94,11 +94,13 @@ def run_seed(
 def _checked(
     answers: list[Answer], windows: np.ndarray, deployment: Deployment, require_locality: bool
 ) -> list[ExpertPlacement]:
-    """Validate every answer; the refusal names the window."""
+    """Validate every answer, and empty the list; the refusal names the window."""
     placements = []
     _, layers, experts = windows.shape
     sizes = {"num_layers": layers, "num_experts": experts, "deployment": deployment}
-    for window, answer in enumerate(answers):
+    for window in range(len(windows)):
+        # Dropped as it is checked: its maps may be wide.
+        answer = answers.pop(0)
         try:
             placement = validate(**vars(answer), **sizes, require_locality=require_locality)
         except InvalidPlacement as error:

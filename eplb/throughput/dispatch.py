@@ -74,8 +74,9 @@ def _first_in(phy2log: np.ndarray, part: np.ndarray) -> np.ndarray:
 def _by_rank(placement: ExpertPlacement, deployment: Deployment) -> np.ndarray:
     count = np.take_along_axis(placement.logcnt, placement.phy2log, axis=1)
     number = np.empty_like(placement.phy2log)
-    layer, expert, position = np.nonzero(placement.log2phy >= 0)
-    number[layer, placement.log2phy[layer, expert, position]] = position
+    log2phy = placement.log2phy
+    layer, expert, position = np.nonzero(log2phy >= 0)
+    number[layer, log2phy[layer, expert, position]] = position
     # Ranks 0 … n-1 of which each ``count``-th, from ``number`` on, sends here.
     ranks = np.maximum(-(-(deployment.num_gpus - number) // count), 0)
     return ranks / deployment.num_gpus
