@@ -91,7 +91,7 @@ def _figures(metrics: dict[str, Any]) -> list[Row]:
         return name, f"{public[metric]:.4f}", note
 
     return [
-        (f"combined score ({private['scoring']})", f"{metrics['combined_score']:.4f}", ""),
+        ("combined score", f"{metrics['combined_score']:.4f}", f"scoring {private['scoring']}"),
         row("balancedness over GPUs", "balancedness_score", "1 is perfect"),
         row("  window seen (oracle)", "balancedness_oracle"),
         row("  record by record", "balancedness_step"),

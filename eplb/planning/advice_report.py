@@ -132,8 +132,8 @@ def _heading(past: Past, program: Path, steps: int, hardware: Sequence[str], dis
     iterations = past.statistics.iterations
     cut = iterations.stop - len(past.held_out) * past.iterations
     return (
-        f"planned with {program.name} on iterations up to {cut - 1}, judged on "
-        f"{spans([*range(cut, iterations.stop)])}: {len(past.held_out)} windows of "
+        f"planned with {program.name} on iterations up to {cut - 1}\n"
+        f"judged on {spans([*range(cut, iterations.stop)])}: {len(past.held_out)} windows of "
         f"{past.iterations} iterations, {past.iterations * steps} steps\n"
         f"tokens per second of the expert layers alone, on {' '.join(hardware)}, "
         f"dispatch {dispatch}"
@@ -208,7 +208,7 @@ def _phases(pasts, runs, both: list[Trial], serving: Serving) -> list[str]:
     """Whether prefill and decode need plans of their own."""
     if pasts["prefill"] is pasts["decode"]:
         return [
-            "whether prefill and decode need different plans, one recording cannot say; "
+            "whether prefill and decode need different plans, one recording cannot say;\n"
             "give --decode_statistic_path"
         ]
     deployment = both[0].deployment

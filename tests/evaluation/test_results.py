@@ -177,7 +177,8 @@ def test_the_table_says_it_at_a_glance(scored):
     assert "32 slots on 8 GPUs of 2 nodes" in lines[2]
     assert f"{metrics['combined_score']:.4f}" in lines[4]
     text = "\n".join(lines)
-    assert "combined score (openevolve)" in text
+    assert lines[4].split()[-2:] == ["scoring", "openevolve"]
+    assert all(line[23] == " " for line in lines[:-2]), "names and values keep their columns"
     assert "66.7 x as fast as the seed" in text
     assert "3 ms" in text
     assert "none, in a test" in text
