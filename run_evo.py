@@ -11,7 +11,7 @@ Takes the overrides that `shinka_launch variant=eplb_example` takes.
 
 from argparse import RawDescriptionHelpFormatter
 
-from eplb.common import ArgumentParser, exit_on_user_error
+from eplb.common import ArgumentParser, UserError, exit_on_user_error
 
 
 def main() -> int:
@@ -19,7 +19,12 @@ def main() -> int:
     parser.add_argument("overrides", nargs="*", metavar="key=value", help="see configs/")
     overrides = parser.parse_args().overrides
     # After the arguments: ShinkaEvolve takes seconds to import.
-    from eplb.evolution.run import run
+    try:
+        from eplb.evolution.run import run
+    except OSError as error:
+        # It makes a folder in the home directory then.
+        reason = f"cannot write {error.filename}: {error.strerror}"
+        raise UserError(f"{reason}; set HOME to a folder that you may write") from error
 
     return run(overrides)
 

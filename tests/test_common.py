@@ -131,6 +131,19 @@ def test_other_peoples_tracebacks_stay_as_they_are():
     assert done.stderr.startswith("Traceback")
 
 
+def test_a_run_without_a_home_is_one_line():
+    """`HOME=/dev/null run_evo.py`"""
+    done = subprocess.run(
+        [sys.executable, "run_evo.py", "evo_config.num_generations=1"],
+        cwd=ROOT,
+        env={"PATH": "/usr/bin:/bin", "HOME": "/dev/null"},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 2
+    assert done.stderr.count("\n") == 1 and "set HOME to" in done.stderr
+
+
 @pytest.mark.parametrize("closed", ["1", "2"])
 def test_a_closed_stream_changes_no_exit_status(closed):
     """`python evaluate.py … >&-`"""
