@@ -11,6 +11,7 @@ proposal's ``tokens``, which no window tells, and its mappings (`eplb.engines.vl
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,6 +25,7 @@ from eplb.placement import Deployment
 RECORD_TYPE = "eplb_load_stats"
 SUFFIX = ".jsonl"
 MOST_TOKENS = 2**40  # in one slot, as in a trace
+_TYPED = re.compile(rb'"record_type"\s*:')
 _HEAD_BYTES = 1 << 16
 _BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 
@@ -126,8 +128,8 @@ def _looks_recorded(file: Path) -> bool:
         if b'"expert_load"' in head and b'"record_type"' not in head:
             # Keys in the alphabet's order have the loads of a line before its type.
             head += stream.readline()
-    is_line = head.startswith(b"{") and b'"record_type"' in head
-    return is_line and b'"eplb_initial_mapping"' not in head
+    is_line = head.startswith(b"{") and _TYPED.search(head)
+    return bool(is_line) and b'"eplb_initial_mapping"' not in head
 
 
 def _windows(

@@ -10,8 +10,10 @@ does to a load (`eplb.loads`), and the synthetic trace (`eplb.workload_model`).
 
 from __future__ import annotations
 
+import gzip
 import json
 import os
+import zlib
 from array import array
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, fields
@@ -155,7 +157,9 @@ class History:
 def read_trace(
     path: str | os.PathLike, progress: Callable[[int, int], None] | None = None
 ) -> Trace:
-    """Read a trace file; raise `UserError` with file, record and layer for anything unusable.
+    """Read a trace file, also a gzipped one.
+
+    Raises `UserError` with file, record and layer for anything unusable.
 
     progress: called with (bytes read so far, bytes in the file) now and then
     """
@@ -166,7 +170,13 @@ def read_trace(
         if path.is_dir():
             raise UserError(f"trace {path} is a directory; name the expert-load.json in it")
         with path.open("rb") as file:
+            if file.peek(2).startswith(b"\x1f\x8b"):
+                return _read(f"trace {path}", items_of(gzip.open(file), "load_history"))
             return _read(f"trace {path}", items_of(file, "load_history", progress))
+    except (EOFError, gzip.BadGzipFile, zlib.error) as error:
+        raise UserError(
+            f"trace {path} is cut off or damaged ({error}); download it again"
+        ) from error
     except FileNotFoundError as error:
         raise UserError(
             f"trace {path} does not exist; name an existing file, or write a synthetic one "

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 import os
 import subprocess
@@ -104,6 +105,21 @@ def test_other_layouts_of_the_public_file(tmp_path, small_chunks):
             assert trace.header == TraceHeader(top_k=2)
 
 
+def test_a_word_of_load_statistics_makes_no_trace_theirs(tmp_path):
+    trace = read_trace(written(tmp_path, history([[1, 2]], source="record_type")))
+    assert trace.header.source == "record_type"
+
+
+def test_gzipped_traces_are_read_and_damage_is_told(tmp_path):
+    packed = gzip.compress(history([[1, 2], [3, 4]], num_gpus=2).encode())
+    trace = read_trace(written(tmp_path, packed))
+    assert trace.loads.tolist() == [[[1, 2], [3, 4]]] and trace.header.num_gpus == 2
+    assert "is cut off" in error_of(tmp_path, packed[:-10])
+    flipped = packed[:20] + bytes(255 - byte for byte in packed[20:40]) + packed[40:]
+    assert "cut off or damaged" in error_of(tmp_path, flipped)
+    assert "cut off or damaged" in error_of(tmp_path, packed[:-8] + 8 * b"\0")
+
+
 def test_progress_reaches_the_end(tmp_path, small_chunks):
     path = written(tmp_path, history([[1]], [[2]]))
     calls: list[tuple[int, int]] = []
@@ -125,7 +141,7 @@ def test_no_load_is_not_an_error(tmp_path):
         ("  \n ", "is empty"),
         ("hello", "not a JSON object"),
         ("[1, 2]", "not a JSON object"),
-        (b"\x1f\x8b\x08\x00", "not"),
+        (b"\x1f\x8b\x08\x00", "cut off or damaged"),
         (b'{"load_history": "\xff"}', "UTF-8"),
         ('{"load_history": [}', "not JSON"),
         ('{"load_history" []}', "':'"),
