@@ -25,52 +25,66 @@ STRIDES = (16, 8, 4, 2, 1)
 
 
 def put_labels(value, label, bits):
-    """Replace the lowest ``bits`` bits of positive float64 values by integer labels, in place."""
-    number = value.view(np.int64)
+    """Replace the lowest ``bits`` bits of positive float32 values by integer labels, in place."""
+    number = value.view(np.int32)
     number &= -(1 << bits)
     number |= label
 
 
 def labels(value, bits):
-    return value.view(np.int64) & ((1 << bits) - 1)
+    return value.view(np.int32) & ((1 << bits) - 1)
+
+
+def sort(value):
+    """Sort each row of positive float32 values in place: integers sort faster, in the same order."""
+    value.view(np.int32).sort(axis=1)
 
 
 def replicate(load, spare, power):
     """Give spare replicas to the largest claims load / replicas**power of ``load`` [rows, experts].
 
-    A power of 1 is greedy, more gives the very hottest fewer. Returns [rows, experts] replicas.
+    A power of 1 is greedy, more gives the very hottest fewer. Returns the expert of each spare
+    replica and its number among that expert's, [rows, spare] each; number 0 is not a spare one.
     """
     rows, experts = load.shape
     hot = min(experts, spare)
     if not hot:
-        return np.ones((rows, experts), dtype=np.int64)
-    # Of the claims the expert of rank r can win spare / r: ascending rank and divisor of each.
+        return np.zeros((2, rows, 0), dtype=np.int32)
+    # Of the claims the expert of rank r can win spare / r: ascending rank and descending divisor
+    # of each, so that of claims too close to tell apart an expert wins the earlier one.
     chances = spare // np.arange(1, hot + 1)
     rank = np.repeat(np.arange(hot)[::-1], chances)
-    number = 1 + np.arange(len(rank)) - np.repeat(chances.cumsum() - chances, chances)
+    number = np.repeat(chances.cumsum(), chances) - np.arange(len(rank))
     expert_bits, bits = (experts - 1).bit_length(), (len(rank) - 1).bit_length()
     hottest = load.copy()
-    put_labels(hottest, np.arange(experts), expert_bits)
-    hottest.partition(experts - hot, axis=1)
-    hottest = np.sort(hottest[:, experts - hot :], axis=1)
-    claim = hottest.take(rank, axis=1) / number**power
-    put_labels(claim, np.arange(len(rank)), bits)
-    claim.partition(len(rank) - spare, axis=1)
-    chosen = rank[labels(claim[:, -spare:], bits)]
-    expert = np.take_along_axis(labels(hottest, expert_bits), chosen, axis=1)
-    expert += np.arange(0, rows * experts, experts)[:, None]
-    return 1 + np.bincount(expert.ravel(), minlength=rows * experts).reshape(rows, experts)
+    put_labels(hottest, np.arange(experts, dtype=np.int32), expert_bits)
+    sort(hottest)
+    hottest = hottest[:, experts - hot :]
+    claim = hottest.take(rank, axis=1) / (number**power).astype(np.float32)
+    put_labels(claim, np.arange(len(rank), dtype=np.int32), bits)
+    sort(claim)
+    chosen = labels(claim[:, -spare:], bits)
+    place = rank.take(chosen) + np.arange(0, rows * hot, hot)[:, None]
+    return labels(hottest, expert_bits).take(place), number.astype(np.int32).take(chosen)
 
 
-def replicas(load, count, bits):
-    """Loads of all replicas [rows, slots], ascending, with labels expert << bits | number."""
+def replicas(load, expert, number, most):
+    """Replicas [rows, slots] by rising load, those of ``expert`` and ``number`` the spare ones.
+
+    load: [rows, experts], what a replica of each expert has
+    Returns their loads and their labels, expert * most + number.
+    """
     rows, experts = load.shape
-    cell = np.repeat(np.arange(load.size), count.ravel())
-    number = np.arange(len(cell)) - (count.cumsum() - count.ravel()).take(cell)
-    value = (load / count).take(cell)
-    number |= np.tile(np.arange(experts) << bits, rows).take(cell)
-    put_labels(value, number, bits + (experts - 1).bit_length())
-    return np.sort(value.reshape(rows, -1), axis=1)
+    slots = experts + expert.shape[1]
+    value, label = np.empty((rows, slots), dtype=np.float32), np.empty((rows, slots), np.int32)
+    value[:, :experts] = load
+    value[:, experts:] = load.take(expert + np.arange(0, load.size, experts)[:, None])
+    label[:, :experts] = np.arange(0, experts * most, most)
+    label[:, experts:] = expert * most + number
+    bits = (slots - 1).bit_length()
+    put_labels(value, np.arange(slots, dtype=np.int32), bits)
+    sort(value)
+    return value, label.take(labels(value, bits) + np.arange(0, value.size, slots)[:, None])
 
 
 class History:
@@ -146,34 +160,38 @@ history = History(0, 0)
 def deal(load, num_packs):
     """Give every pack one item a round, the lightest pack the heaviest of those that are left.
 
-    load: [rows, items] float64, ascending; returns the items' places, round * num_packs + pack
+    load: [rows, items] float32, ascending; returns the items' slots, pack * capacity + round
     """
     rows, items = load.shape
     rounds = load.reshape(rows, -1, num_packs)
-    usual = rounds.mean(axis=2)
+    capacity, bits = rounds.shape[1], (num_packs - 1).bit_length()
+    usual = rounds @ np.full(num_packs, 1 / num_packs, dtype=np.float32)
     # Of one more item than usual, what the lighter ones of the rounds to come do not make good.
     less = usual - rounds[:, :, 0]
     over = rounds[:, :, -1] - usual - less.cumsum(axis=1) + less
-    if items > 2 * num_packs and (over.max(axis=1) > 0.02 * usual.sum(axis=1)).any():
+    if capacity > 2 and (over.max(axis=1) > 0.02 * usual.sum(axis=1)).any():
         return deal_from_both_ends(load, num_packs)
-    bits = (num_packs - 1).bit_length()
-    place = np.empty((rows, items), dtype=np.int64)
-    pack = np.arange(num_packs)
-    total = np.zeros((rows, num_packs))
-    for last in range(items, 0, -num_packs):
-        place[:, last - num_packs : last] = pack[..., ::-1] + (items - last)
-        total += load[:, last - num_packs : last][:, ::-1]
-        put_labels(total, pack, bits)
-        total.sort(axis=1)
-        pack = labels(total, bits)
-    return place
+    heaviest = np.ascontiguousarray(rounds[:, ::-1, ::-1].transpose(1, 0, 2))
+    pack = np.empty(heaviest.shape, dtype=np.int32)
+    pack[0] = np.arange(num_packs)
+    total = np.zeros((rows, num_packs), dtype=np.float32)
+    for turn in range(1, capacity):
+        total += heaviest[turn - 1]
+        put_labels(total, pack[turn - 1], bits)
+        sort(total)
+        np.bitwise_and(total.view(np.int32), (1 << bits) - 1, out=pack[turn])
+    slot = np.empty(rounds.shape, dtype=np.int64)
+    pack *= capacity
+    pack += np.arange(capacity, dtype=np.int32)[:, None, None]
+    slot[:, ::-1, ::-1] = pack.transpose(1, 0, 2)
+    return slot.reshape(rows, items)
 
 
 def set_aside(load, sums, num_packs):
     """Find the packs of each row that are too heavy even with the lightest items.
 
     Pack k holds the k-th heaviest item and the k-th block of the lightest. Returns how many are too
-    heavy and the mean load of the others, [rows] each, and all places.
+    heavy and the mean load of the others, [rows] each, and all slots.
     """
     rows, items = load.shape
     light = items // num_packs - 1
@@ -184,9 +202,9 @@ def set_aside(load, sums, num_packs):
     heavy[:, -1] = False
     aside = heavy.argmin(axis=1)
     item = np.arange(items)
-    block = (1 + item % light) * num_packs + item // light
-    place = np.where(item < items - num_packs, block, items - 1 - item)
-    return aside, rest[np.arange(rows), aside], np.tile(place, (rows, 1))
+    block = 1 + item % light + item // light * (light + 1)
+    slot = np.where(item < items - num_packs, block, (items - 1 - item) * (light + 1))
+    return aside, rest[np.arange(rows), aside], np.tile(slot, (rows, 1))
 
 
 def deal_from_both_ends(load, num_packs):
@@ -199,12 +217,13 @@ def deal_from_both_ends(load, num_packs):
     capacity, bits = items // num_packs, (num_packs - 1).bit_length()
     row, rank = np.arange(rows), np.arange(num_packs)
     start = row * items
-    sums = np.concatenate((np.zeros((rows, 1)), load.cumsum(axis=1)), axis=1)
-    aside, mean, place = set_aside(load, sums, num_packs)
+    sums = np.zeros((rows, items + 1))
+    load.cumsum(axis=1, out=sums[:, 1:])
+    aside, mean, slot = set_aside(load, sums, num_packs)
     packs = num_packs - aside
     waits = np.flatnonzero(rank >= packs[:, None])
     pack = (rank + aside[:, None]) % num_packs
-    total = np.where(rank < packs[:, None], 0.0, 1e300)
+    total = np.where(rank < packs[:, None], np.float32(0), np.float32(1e30))
     # Items first to last - 1 of a row are left; so many packs take light ones in this round.
     first, last, light = aside * (capacity - 1), items - aside, 0 * aside
     for left in range(capacity - 1, -1, -1):
@@ -212,10 +231,10 @@ def deal_from_both_ends(load, num_packs):
         ends = np.where(heavy, (start + last)[:, None], (start + first + packs)[:, None])
         item = ends - rank - 1
         item.ravel()[waits] = start[waits // num_packs]
-        place.ravel()[item] = pack + (capacity - 1 - left) * num_packs
+        slot.ravel()[item] = pack * capacity + (capacity - 1 - left)
         total += load.ravel()[item]
         put_labels(total, pack, bits)
-        total.sort(axis=1)
+        sort(total)
         pack = labels(total, bits)
         first, last, light = first + light, last - packs + light, 0 * aside
         if left > 1:
@@ -223,8 +242,8 @@ def deal_from_both_ends(load, num_packs):
             usual = (sums[row, after] - sums[row, first]) / ((left - 1) * packs)
             most = mean - load[row, after] - (left - 1) * (usual + load[row, first]) / 2
             light = np.count_nonzero(total > most[:, None], axis=1) - aside
-    place[aside > 0, 0] = num_packs  # Packs that wait seemed to take it.
-    return place
+    slot[aside > 0, 0] = 1  # Packs that wait seemed to take it.
+    return slot
 
 
 def spread(held, load):
@@ -267,28 +286,31 @@ def rebalance_experts(weight, num_replicas, num_groups, num_nodes, num_gpus):
         history = History(layers, experts)
     columns = history.columns(history.add(weight.to("cpu", torch.float32).numpy()))
     # A load of zero has no mantissa to carry a label.
-    load = np.maximum(columns[0], 1e-30, dtype=np.float64)
+    load = np.maximum(columns[0], 1e-30)
     # What one window alone shows as very hot is likely to cool down.
     alone = len(columns) == 1 and 8 * num_gpus <= num_replicas <= 2 * experts
-    logcnt = replicate(load, num_replicas - experts, 1.2 if alone else 1.0)
-    bits = (num_replicas - experts).bit_length()
-    load = replicas(load, logcnt, bits)
-    at = deal(load, num_gpus) * layers + np.arange(layers)[:, None]
-    # Layers come last, so that neighbours in memory are treated alike.
-    held = np.empty((num_replicas // num_gpus, num_gpus, layers), dtype=np.int32)
-    held.ravel()[at] = labels(load, bits + (experts - 1).bit_length())
+    expert, number = replicate(load, num_replicas - experts, 1.2 if alone else 1.0)
+    spare = np.bincount((expert + np.arange(0, load.size, experts)[:, None]).ravel(), None, load.size)
+    logcnt = 1 + spare.reshape(layers, experts)
+    most = int(logcnt.max())
+    count = logcnt.astype(np.float32)
+    load, label = replicas(load / count, expert, number, most)
+    slot = torch.from_numpy(deal(load, num_gpus))
+    held = torch.empty((layers, num_replicas), dtype=torch.int32)
+    held.scatter_(1, slot, torch.from_numpy(label))
+    held = held.numpy().reshape(layers, num_gpus, -1)
     if len(columns) > 1:
-        cell = (held >> bits) + np.arange(0, layers * experts, experts)
-        replica = columns / logcnt.astype(np.float32)
-        spread(held, replica.reshape(len(columns), -1).take(cell, axis=1))
-    label = held.transpose(2, 1, 0).reshape(layers, num_replicas).astype(np.int64)
-    most, phy2log = int(logcnt.max()), label >> bits
-    # label = expert << bits | number becomes expert * most + number.
-    label -= phy2log * ((1 << bits) - most)
-    log2phy = np.full((layers, experts, most), -1)
-    label += np.arange(0, log2phy.size, experts * most)[:, None]
-    log2phy.ravel()[label] = np.arange(num_replicas)
-    return torch.from_numpy(phy2log), torch.from_numpy(log2phy), torch.from_numpy(logcnt)
+        # Layers come last, so that neighbours in memory are treated alike.
+        last = np.ascontiguousarray(held.transpose(2, 1, 0))
+        cell = last // most + np.arange(0, layers * experts, experts)
+        replica = columns / count
+        spread(last, replica.reshape(len(columns), -1).take(cell, axis=1))
+        held = last.transpose(2, 1, 0)
+    label = held.reshape(layers, num_replicas).astype(np.int64)
+    log2phy = torch.full((layers, experts * most), -1)
+    log2phy.scatter_(1, torch.from_numpy(label), torch.arange(num_replicas).expand(layers, -1))
+    phy2log = torch.from_numpy(label // most)
+    return phy2log, log2phy.view(layers, experts, most), torch.from_numpy(logcnt)
 
 
 # EVOLVE-BLOCK-END
