@@ -1,4 +1,4 @@
-"""Best balancedness in about a millisecond: forecasts the window to come, packs against the past.
+"""Best balancedness in under a millisecond: forecasts the window to come, packs against the past.
 
 The next window is expected to be the mean of the remembered windows that are like the last one. Old
 ones fade, as fast as forecasts that came true did; after a regime change none is left, and a regime
@@ -24,67 +24,53 @@ MEMORY, PATTERNS, TRUSTED = 48, 3, 5
 STRIDES = (16, 8, 4, 2, 1)
 
 
-def put_labels(value, label, bits):
-    """Replace the lowest ``bits`` bits of positive float32 values by integer labels, in place."""
+def sort_labelled(value, label):
+    """Sort each row of positive float32 values in place; return their labels in that order.
+
+    label: int32 below the number of columns, takes the lowest bits. Integers sort fastest.
+    """
+    bits = (value.shape[1] - 1).bit_length()
     number = value.view(np.int32)
     number &= -(1 << bits)
     number |= label
-
-
-def labels(value, bits):
-    return value.view(np.int32) & ((1 << bits) - 1)
-
-
-def sort(value):
-    """Sort each row of positive float32 values in place: integers sort faster, in the same order."""
-    value.view(np.int32).sort(axis=1)
+    number.sort(axis=1)
+    return number & ((1 << bits) - 1)
 
 
 def replicate(load, spare, power):
     """Give spare replicas to the largest claims load / replicas**power of ``load`` [rows, experts].
 
-    A power of 1 is greedy, more gives the very hottest fewer. Returns the expert of each spare
-    replica and its number among that expert's, [rows, spare] each; number 0 is not a spare one.
+    A power of 1 is greedy, more gives the very hottest fewer. Returns the cell of ``load`` of each
+    spare replica and its number among the replicas of its expert, from 1, [rows, spare] each.
     """
     rows, experts = load.shape
     hot = min(experts, spare)
-    if not hot:
-        return np.zeros((2, rows, 0), dtype=np.int32)
     # Of the claims the expert of rank r can win spare / r: ascending rank and descending divisor
     # of each, so that of claims too close to tell apart an expert wins the earlier one.
     chances = spare // np.arange(1, hot + 1)
-    rank = np.repeat(np.arange(hot)[::-1], chances)
+    rank = np.repeat(np.arange(experts - 1, experts - 1 - hot, -1), chances)
     number = np.repeat(chances.cumsum(), chances) - np.arange(len(rank))
-    expert_bits, bits = (experts - 1).bit_length(), (len(rank) - 1).bit_length()
     hottest = load.copy()
-    put_labels(hottest, np.arange(experts, dtype=np.int32), expert_bits)
-    sort(hottest)
-    hottest = hottest[:, experts - hot :]
+    expert = sort_labelled(hottest, np.arange(experts, dtype=np.int32))
+    expert += np.arange(0, load.size, experts, dtype=np.int32)[:, None]
     claim = hottest.take(rank, axis=1) / (number**power).astype(np.float32)
-    put_labels(claim, np.arange(len(rank), dtype=np.int32), bits)
-    sort(claim)
-    chosen = labels(claim[:, -spare:], bits)
-    place = rank.take(chosen) + np.arange(0, rows * hot, hot)[:, None]
-    return labels(hottest, expert_bits).take(place), number.astype(np.int32).take(chosen)
+    chosen = sort_labelled(claim, np.arange(len(rank), dtype=np.int32))[:, -spare:]
+    place = rank.take(chosen) + np.arange(0, load.size, experts)[:, None]
+    return expert.take(place), number.astype(np.int32).take(chosen)
 
 
-def replicas(load, expert, number, most):
-    """Replicas [rows, slots] by rising load, those of ``expert`` and ``number`` the spare ones.
+def replicas(load, cell, number, most):
+    """Sort the loads of all replicas [rows, slots], with labels expert * most + number.
 
-    load: [rows, experts], what a replica of each expert has
-    Returns their loads and their labels, expert * most + number.
+    load: [rows, experts], what a replica of each expert has; cell, number: of the spare ones
     """
-    rows, experts = load.shape
-    slots = experts + expert.shape[1]
-    value, label = np.empty((rows, slots), dtype=np.float32), np.empty((rows, slots), np.int32)
-    value[:, :experts] = load
-    value[:, experts:] = load.take(expert + np.arange(0, load.size, experts)[:, None])
-    label[:, :experts] = np.arange(0, experts * most, most)
-    label[:, experts:] = expert * most + number
-    bits = (slots - 1).bit_length()
-    put_labels(value, np.arange(slots, dtype=np.int32), bits)
-    sort(value)
-    return value, label.take(labels(value, bits) + np.arange(0, value.size, slots)[:, None])
+    experts = load.shape[1]
+    first = np.broadcast_to(np.arange(0, experts * most, most, dtype=np.int32), load.shape)
+    value = np.concatenate((load, load.take(cell)), axis=1)
+    label = np.concatenate((first, cell % experts * most + number), axis=1)
+    rows, slots = value.shape
+    order = sort_labelled(value, np.arange(slots, dtype=np.int32))
+    return value, label.take(order + np.arange(0, rows * slots, slots)[:, None])
 
 
 class History:
@@ -98,13 +84,14 @@ class History:
 
     def __init__(self, layers, experts):
         self.shape = (layers, experts)
-        self.loads = np.zeros((MEMORY, layers * experts), dtype=np.float32)
+        # Written, not just reserved: or later calls would wait for the pages.
+        self.loads = np.full((MEMORY, layers * experts), 0, dtype=np.float32)
         self.product = np.zeros((MEMORY, MEMORY))
         self.windows, self.steps, self.forecasts = 0, [], None
         self.errors = np.zeros(len(DECAYS))
 
     def add(self, load):
-        """Remember a window [layers, experts]; return the weight of each row in the forecast."""
+        """Remember a window [layers, experts]; return the weights of all rows in the forecast."""
         row = self.windows % MEMORY
         new, product = self.loads[row], self.product
         scale = self.shape[1] / np.maximum(load.sum(axis=1, keepdims=True), 1e-30)
@@ -134,24 +121,30 @@ class History:
         weight = (alike & (age < self.windows)) * DECAYS[:, None] ** age
         self.forecasts = weight / weight.sum(axis=1, keepdims=True)
         far = np.abs(np.arange(len(DECAYS)) - (USUAL if self.windows > 2 else CAREFUL))
-        return self.forecasts[(self.errors + DOUBT * far).argmin()]
+        return self.forecasts[(self.errors + DOUBT * far).argmin(), : self.windows]
 
     def columns(self, weight):
         """Forecast and main patterns of deviation from it: [1 + patterns, layers, experts]."""
         used = weight > 1e-4
         windows = np.count_nonzero(used)
-        mix = weight[:, None]
-        if windows > 1:
-            trust = min(1, windows / TRUSTED) / np.sqrt(windows)
-            apart = (np.eye(MEMORY) - mix) * (used * trust)
-            gram = apart.T @ self.product @ apart
-            # The eighth power leaves the largest components.
-            gram = np.linalg.matrix_power(gram / max(np.trace(gram), 1e-30), 8)
-            start = gram.diagonal().argsort()[-min(PATTERNS, windows - 1) :]
-            mix = np.concatenate((mix, apart @ np.linalg.qr(gram[:, start])[0]), axis=1)
-        mix = torch.from_numpy(mix[: self.windows].astype(np.float32))
-        known = torch.from_numpy(self.loads[: self.windows])
-        return (mix.T @ known).numpy().reshape(-1, *self.shape)
+        if windows == 1:
+            return self.loads[: len(weight)][used].reshape(1, *self.shape)
+        trust = min(1, windows / TRUSTED) / np.sqrt(windows)
+        apart = (np.eye(len(weight)) - weight[:, None]) * (used * trust)
+        gram = apart.T @ self.product[: len(weight), : len(weight)] @ apart
+        # The eighth power leaves the largest components.
+        gram /= max(np.linalg.norm(gram), 1e-30)
+        for _ in range(3):
+            gram = gram @ gram
+        mix = np.empty((1 + min(PATTERNS, windows - 1), len(weight)), dtype=np.float32)
+        mix[0] = weight
+        patterns = gram[gram.diagonal().argsort()[1 - len(mix) :]]
+        for place, pattern in enumerate(patterns):
+            pattern -= patterns[:place] @ pattern @ patterns[:place]
+            pattern /= max(np.linalg.norm(pattern), 1e-30)
+        mix[1:] = patterns @ apart.T
+        known = torch.from_numpy(self.loads[: len(weight)])
+        return (torch.from_numpy(mix) @ known).numpy().reshape(-1, *self.shape)
 
 
 history = History(0, 0)
@@ -162,9 +155,8 @@ def deal(load, num_packs):
 
     load: [rows, items] float32, ascending; returns the items' slots, pack * capacity + round
     """
-    rows, items = load.shape
-    rounds = load.reshape(rows, -1, num_packs)
-    capacity, bits = rounds.shape[1], (num_packs - 1).bit_length()
+    rounds = load.reshape(len(load), -1, num_packs)
+    rows, capacity, _ = rounds.shape
     usual = rounds @ np.full(num_packs, 1 / num_packs, dtype=np.float32)
     # Of one more item than usual, what the lighter ones of the rounds to come do not make good.
     less = usual - rounds[:, :, 0]
@@ -172,19 +164,14 @@ def deal(load, num_packs):
     if capacity > 2 and (over.max(axis=1) > 0.02 * usual.sum(axis=1)).any():
         return deal_from_both_ends(load, num_packs)
     heaviest = np.ascontiguousarray(rounds[:, ::-1, ::-1].transpose(1, 0, 2))
-    pack = np.empty(heaviest.shape, dtype=np.int32)
-    pack[0] = np.arange(num_packs)
+    pack = np.arange(num_packs, dtype=np.int32)
     total = np.zeros((rows, num_packs), dtype=np.float32)
-    for turn in range(1, capacity):
-        total += heaviest[turn - 1]
-        put_labels(total, pack[turn - 1], bits)
-        sort(total)
-        np.bitwise_and(total.view(np.int32), (1 << bits) - 1, out=pack[turn])
-    slot = np.empty(rounds.shape, dtype=np.int64)
-    pack *= capacity
-    pack += np.arange(capacity, dtype=np.int32)[:, None, None]
-    slot[:, ::-1, ::-1] = pack.transpose(1, 0, 2)
-    return slot.reshape(rows, items)
+    slot = np.empty((capacity, rows, num_packs), dtype=np.int32)
+    for turn, item in enumerate(heaviest):
+        slot[turn] = pack * capacity + turn
+        total += item
+        pack = sort_labelled(total, pack)
+    return slot.transpose(1, 0, 2)[:, ::-1, ::-1].astype(np.int64).reshape(load.shape)
 
 
 def set_aside(load, sums, num_packs):
@@ -214,11 +201,10 @@ def deal_from_both_ends(load, num_packs):
     are too heavy in any case are set aside with the lightest items.
     """
     rows, items = load.shape
-    capacity, bits = items // num_packs, (num_packs - 1).bit_length()
-    row, rank = np.arange(rows), np.arange(num_packs)
-    start = row * items
+    capacity = items // num_packs
+    row, rank, start = np.arange(rows), np.arange(num_packs), np.arange(0, load.size, items)
     sums = np.zeros((rows, items + 1))
-    load.cumsum(axis=1, out=sums[:, 1:])
+    load.cumsum(axis=1, dtype=np.float64, out=sums[:, 1:])
     aside, mean, slot = set_aside(load, sums, num_packs)
     packs = num_packs - aside
     waits = np.flatnonzero(rank >= packs[:, None])
@@ -233,9 +219,7 @@ def deal_from_both_ends(load, num_packs):
         item.ravel()[waits] = start[waits // num_packs]
         slot.ravel()[item] = pack * capacity + (capacity - 1 - left)
         total += load.ravel()[item]
-        put_labels(total, pack, bits)
-        sort(total)
-        pack = labels(total, bits)
+        pack = sort_labelled(total, pack)
         first, last, light = first + light, last - packs + light, 0 * aside
         if left > 1:
             after = last - packs
@@ -289,28 +273,23 @@ def rebalance_experts(weight, num_replicas, num_groups, num_nodes, num_gpus):
     load = np.maximum(columns[0], 1e-30)
     # What one window alone shows as very hot is likely to cool down.
     alone = len(columns) == 1 and 8 * num_gpus <= num_replicas <= 2 * experts
-    expert, number = replicate(load, num_replicas - experts, 1.2 if alone else 1.0)
-    spare = np.bincount((expert + np.arange(0, load.size, experts)[:, None]).ravel(), None, load.size)
-    logcnt = 1 + spare.reshape(layers, experts)
-    most = int(logcnt.max())
-    count = logcnt.astype(np.float32)
-    load, label = replicas(load / count, expert, number, most)
+    cell, number = replicate(load, num_replicas - experts, 1.2 if alone else 1.0)
+    logcnt = 1 + np.bincount(cell.ravel(), minlength=load.size).reshape(load.shape)
+    most, count = int(logcnt.max()), logcnt.astype(np.float32)
+    load, label = replicas(load / count, cell, number, most)
     slot = torch.from_numpy(deal(load, num_gpus))
-    held = torch.empty((layers, num_replicas), dtype=torch.int32)
-    held.scatter_(1, slot, torch.from_numpy(label))
+    held = torch.empty_like(slot, dtype=torch.int32).scatter_(1, slot, torch.from_numpy(label))
     held = held.numpy().reshape(layers, num_gpus, -1)
     if len(columns) > 1:
         # Layers come last, so that neighbours in memory are treated alike.
         last = np.ascontiguousarray(held.transpose(2, 1, 0))
         cell = last // most + np.arange(0, layers * experts, experts)
-        replica = columns / count
-        spread(last, replica.reshape(len(columns), -1).take(cell, axis=1))
+        spread(last, (columns / count).reshape(len(columns), -1).take(cell, axis=1))
         held = last.transpose(2, 1, 0)
     label = held.reshape(layers, num_replicas).astype(np.int64)
     log2phy = torch.full((layers, experts * most), -1)
     log2phy.scatter_(1, torch.from_numpy(label), torch.arange(num_replicas).expand(layers, -1))
-    phy2log = torch.from_numpy(label // most)
-    return phy2log, log2phy.view(layers, experts, most), torch.from_numpy(logcnt)
+    return torch.from_numpy(label // most), log2phy.view(layers, -1, most), torch.from_numpy(logcnt)
 
 
 # EVOLVE-BLOCK-END
