@@ -16,7 +16,7 @@ MAY_IMPORT = {
     "workload_model": GROUND,
     "throughput": GROUND,
     "evaluation": GROUND | {"sandbox", "workload_model", "throughput"},
-    "evolution": GROUND | {"evaluation", "sandbox"},
+    "evolution": GROUND | {"evaluation", "sandbox", "throughput"},
     "proposer": {"common"},
     "report": {"common", "evolution.rundb"},
     "engines": GROUND,

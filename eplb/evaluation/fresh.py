@@ -116,14 +116,10 @@ def compare(
     settings: Settings, scoring: str, count: int, known: float, progress: Callable[[float], None]
 ) -> dict[str, object]:
     """The program's scores on ``count`` traces, and how far their mean is below the ``known``."""
-    options = {
-        "require_locality": settings.require_locality,
-        "dispatch": settings.dispatch,
-        "hardware": settings.hardware,
-        "scoring": scoring,
-        "progress": progress,
-    }
+    same = ("require_locality", "dispatch", "hardware")
+    options = {name: getattr(settings, name) for name in same} | {"progress": progress}
     with Sandbox(settings.timeout, settings.hidden) as sandbox:
-        [scores] = score_fresh([settings.program], draw(count), sandbox, **options)
+        programs, traces = [settings.program], draw(count)
+        [scores] = score_fresh(programs, traces, sandbox, scoring=scoring, **options)
     mean = mean_score(scores)
     return {"scores": [score.record for score in scores], "mean": mean, "gap": known - mean}

@@ -76,8 +76,9 @@ def _options(saved: Path) -> dict[str, Any]:
     config = yaml.safe_load(saved.read_text("utf-8")) if saved.is_file() else {}
     given = config.get("distributed_job_config", {}).get("extra_cmd_args", {})
     options = {name: given[name] for name in ("scoring", "dispatch") if name in given}
-    hardware = {"hardware": [given["hardware"]]} if "hardware" in given else {}
-    return options | hardware | {"require_locality": given.get("locality") == "require"}
+    if "hardware" in given:
+        options["hardware"] = [given["hardware"]]
+    return options | {"require_locality": given.get("locality") == "require"}
 
 
 def _row(program: Program, scores: list[FreshScore]) -> dict[str, Any]:

@@ -25,10 +25,12 @@ from pydantic import Field, TypeAdapter, ValidationError
 from eplb.common import UserError, nearest
 from eplb.evaluation.scores import SCORINGS
 from eplb.evolution.resolvers import output_dir
+from eplb.throughput.dispatch import RULES
+from eplb.throughput.profile import read as read_hardware
 
 VARIANT = "variant@_global_=eplb_example"
 GROUPS = ("cluster", "database", "evolution", "task", "variant")
-PATHS = ("resume", "trace", "results_dir", "output_dir", "evo_config.init_program_path")
+PATHS = ("resume", "trace", "hardware", "results_dir", "output_dir", "evo_config.init_program_path")
 # Both must stand in a program for ShinkaEvolve to change what is between them.
 MARKERS = ("EVOLVE-BLOCK-START", "EVOLVE-BLOCK-END")
 
@@ -50,6 +52,8 @@ KINDS: dict[str, Any] = {
     "seed": Annotated[int, Field(strict=True, ge=0, lt=2**31)],
     "locality": Literal["report", "require"],
     "scoring": Literal[tuple(SCORINGS)],
+    "dispatch": Literal[RULES],
+    "hardware": _Name,
     "evo_config.num_generations": _Count,
     "evo_config.max_api_costs": Annotated[float, Field(gt=0, allow_inf_nan=False)] | None,
     "evo_config.llm_dynamic_selection": Literal["ucb", "ucb1", "thompson", "fixed"] | None,
@@ -95,6 +99,9 @@ def compose_config(overrides: Sequence[str]) -> DictConfig:
         if config.trace is not None:
             trace = str(Path(config.trace).absolute())
             config.distributed_job_config.extra_cmd_args.trace = trace
+        read_hardware([config.hardware])
+        if Path(config.hardware).is_file():
+            config.hardware = str(Path(config.hardware).absolute())
         OmegaConf.resolve(config)
     except (HydraException, OmegaConfBaseException) as error:
         raise UserError(_reason(error, overrides)) from error

@@ -21,7 +21,9 @@ ROOT = Path(__file__).resolve().parents[2]
 EVALUATOR = """
 import argparse, hashlib, json, os, time
 parser = argparse.ArgumentParser()
-for name in ("--program_path", "--results_dir", "--locality", "--scoring"):
+for name in (
+    "--program_path", "--results_dir", "--locality", "--scoring", "--dispatch", "--hardware"
+):
     parser.add_argument(name)
 arguments = parser.parse_args()
 time.sleep(float(os.environ.get("EVALUATION_SECONDS", "0.1")))

@@ -56,7 +56,12 @@ def test_overrides(tmp_path):
     assert config.evo_config.num_generations == 20
     assert config.evo_config.llm_models == ["gpt-5.4", "gpt-5.5"]
     assert config.evo_config.meta_llm_models == ["gpt-5.4"]
-    assert config.job_config.extra_cmd_args == {"locality": "require", "scoring": "eplb"}
+    assert config.job_config.extra_cmd_args == {
+        "locality": "require",
+        "scoring": "eplb",
+        "dispatch": "even",
+        "hardware": "h200",
+    }
     assert "This run uses the track: require" in config.evo_config.task_sys_msg
     assert config.seed == 7
 
