@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import json
+from contextlib import suppress
 from pathlib import Path
 
 from eplb import common
@@ -96,6 +97,10 @@ def main() -> int:
         if results_dir is not None and results_dir.is_dir():
             prepare(results_dir)
             write_misuse(results_dir, str(error))
+        raise
+    except KeyboardInterrupt:
+        with suppress(OSError):  # It has an earlier or foreign file.
+            results_dir.rmdir()
         raise
 
 

@@ -314,3 +314,17 @@ def test_the_parent_needs_neither_torch_nor_shinka_nor_matplotlib():
         check=True,
     )
     assert done.stdout == "[]\n"
+
+
+@pytest.mark.parametrize("earlier", [False, True])
+def test_an_interruption_leaves_no_empty_folder(command, monkeypatch, tmp_path, earlier):
+    def interrupted(args):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(evaluate, "score", interrupted)
+    if earlier:
+        (tmp_path / "results").mkdir()
+        (tmp_path / "results" / "notes.txt").touch()
+    status, out, err = command()
+    assert (status, out, err) == (130, "", "interrupted\n")
+    assert (tmp_path / "results").exists() == earlier
