@@ -25,54 +25,53 @@ MEMORY, PATTERNS, TRUSTED = 48, 3, 5
 STRIDES = (16, 8, 4, 2, 1)
 
 
-def put_labels(value, label, bits):
-    """Replace the lowest ``bits`` bits of positive float64 values by integer labels, in place."""
-    number = value.view(np.int64)
+def sort_labelled(value, label):
+    """Sort each row of positive float32 values in place; return their labels in that order.
+
+    label: int32 below the number of columns, takes the lowest bits. Integers sort fastest.
+    """
+    bits = (value.shape[1] - 1).bit_length()
+    number = value.view(np.int32)
     number &= -(1 << bits)
     number |= label
+    number.sort(axis=1)
+    return number & ((1 << bits) - 1)
 
 
-def labels(value, bits):
-    return value.view(np.int64) & ((1 << bits) - 1)
+def replicate(load, spare):
+    """Give spare replicas to the largest claims load / replicas**POWER of ``load`` [rows, experts].
 
-
-def replicate(load, spare, power):
-    """Give spare replicas to the largest claims load / replicas**power of ``load`` [rows, experts].
-
-    A power of 1 is greedy, more gives the very hottest fewer. Returns [rows, experts] replicas.
+    A power of 1 is greedy, more gives the very hottest fewer. Returns the cell of ``load`` of each
+    spare replica and its number among the replicas of its expert, from 1, [rows, spare] each.
     """
     rows, experts = load.shape
-    if not spare:
-        return np.ones((rows, experts), dtype=np.int64)
     hot = min(experts, spare)
-    # Of the claims the expert of rank r can win spare / r: ascending rank and divisor of each.
+    # Of the claims the expert of rank r can win spare / r: ascending rank and descending divisor
+    # of each, so that of claims too close to tell apart an expert wins the earlier one.
     chances = spare // np.arange(1, hot + 1)
-    rank = np.repeat(np.arange(hot - 1, -1, -1), chances)
-    number = 1 + np.arange(len(rank)) - np.repeat(chances.cumsum() - chances, chances)
-    expert_bits, bits = (experts - 1).bit_length(), (len(rank) - 1).bit_length()
+    rank = np.repeat(np.arange(experts - 1, experts - 1 - hot, -1), chances)
+    number = np.repeat(chances.cumsum(), chances) - np.arange(len(rank))
     hottest = load.copy()
-    put_labels(hottest, np.arange(experts), expert_bits)
-    hottest.sort(axis=1)
-    hottest = hottest[:, -hot:]
-    claim = hottest.take(rank, axis=1) / number**power
-    put_labels(claim, np.arange(len(rank)), bits)
-    claim.partition(len(rank) - spare, axis=1)
-    chosen = rank[labels(claim[:, -spare:], bits)]
-    expert = np.take_along_axis(labels(hottest, expert_bits), chosen, axis=1)
-    expert += np.arange(0, rows * experts, experts)[:, None]
-    return 1 + np.bincount(expert.ravel(), minlength=rows * experts).reshape(rows, experts)
+    expert = sort_labelled(hottest, np.arange(experts, dtype=np.int32))
+    expert += np.arange(0, load.size, experts, dtype=np.int32)[:, None]
+    claim = hottest.take(rank, axis=1) / (number**POWER).astype(np.float32)
+    chosen = sort_labelled(claim, np.arange(len(rank), dtype=np.int32))[:, -spare:]
+    place = rank.take(chosen) + np.arange(0, load.size, experts)[:, None]
+    return expert.take(place), number.astype(np.int32).take(chosen)
 
 
-def replicas(load, count, bits):
-    """The ``load`` of each replica [rows, slots], ascending, labelled expert << bits | number."""
-    rows, experts = load.shape
-    cell = np.repeat(np.arange(load.size), count.ravel())
-    number = np.arange(len(cell)) - (count.cumsum() - count.ravel()).take(cell)
-    value = load.take(cell)
-    put_labels(value, cell % experts << bits | number, bits + (experts - 1).bit_length())
-    value = value.reshape(rows, -1)
-    value.sort(axis=1)
-    return value
+def replicas(load, cell, number, most):
+    """Sort the loads of all replicas [rows, slots], with labels expert * most + number.
+
+    load: [rows, experts], what a replica of each expert has; cell, number: of the spare ones
+    """
+    experts = load.shape[1]
+    first = np.broadcast_to(np.arange(0, experts * most, most, dtype=np.int32), load.shape)
+    value = np.concatenate((load, load.take(cell)), axis=1)
+    label = np.concatenate((first, cell % experts * most + number), axis=1)
+    rows, slots = value.shape
+    order = sort_labelled(value, np.arange(slots, dtype=np.int32))
+    return value, label.take(order + np.arange(0, rows * slots, slots)[:, None])
 
 
 class History:
@@ -86,13 +85,14 @@ class History:
 
     def __init__(self, layers, experts):
         self.shape = (layers, experts)
-        self.loads = np.zeros((MEMORY, layers * experts), dtype=np.float32)
+        # Written, not just reserved: or later calls would wait for the pages.
+        self.loads = np.full((MEMORY, layers * experts), 0, dtype=np.float32)
         self.product = np.zeros((MEMORY, MEMORY))
         self.windows, self.steps, self.forecasts = 0, [], None
         self.errors = np.zeros(len(DECAYS))
 
     def add(self, load):
-        """Remember a window [layers, experts]; return the weight of each row in the forecast."""
+        """Remember a window [layers, experts]; return the weights of all rows in the forecast."""
         row = self.windows % MEMORY
         new, product = self.loads[row], self.product
         scale = self.shape[1] / np.maximum(load.sum(axis=1, keepdims=True), 1e-30)
@@ -122,24 +122,30 @@ class History:
         weight = (alike & (age < self.windows)) * DECAYS[:, None] ** age
         self.forecasts = weight / weight.sum(axis=1, keepdims=True)
         far = np.abs(np.arange(len(DECAYS)) - (USUAL if self.windows > 2 else CAREFUL))
-        return self.forecasts[(self.errors + DOUBT * far).argmin()]
+        return self.forecasts[(self.errors + DOUBT * far).argmin(), : self.windows]
 
     def columns(self, weight):
         """Forecast and main patterns of deviation from it: [1 + patterns, layers, experts]."""
         used = weight > 1e-4
         windows = np.count_nonzero(used)
-        mix = weight[:, None]
-        if windows > 1:
-            trust = min(1, windows / TRUSTED) / np.sqrt(windows)
-            apart = (np.eye(MEMORY) - mix) * (used * trust)
-            gram = apart.T @ self.product @ apart
-            # The eighth power leaves the largest components.
-            gram = np.linalg.matrix_power(gram / max(np.trace(gram), 1e-30), 8)
-            start = gram.diagonal().argsort()[-min(PATTERNS, windows - 1) :]
-            mix = np.concatenate((mix, apart @ np.linalg.qr(gram[:, start])[0]), axis=1)
-        mix = torch.from_numpy(mix[: self.windows].astype(np.float32))
-        known = torch.from_numpy(self.loads[: self.windows])
-        return (mix.T @ known).numpy().reshape(-1, *self.shape)
+        if windows == 1:
+            return self.loads[: len(weight)][used].reshape(1, *self.shape)
+        trust = min(1, windows / TRUSTED) / np.sqrt(windows)
+        apart = (np.eye(len(weight)) - weight[:, None]) * (used * trust)
+        gram = apart.T @ self.product[: len(weight), : len(weight)] @ apart
+        # The eighth power leaves the largest components.
+        gram /= max(np.linalg.norm(gram), 1e-30)
+        for _ in range(3):
+            gram = gram @ gram
+        mix = np.empty((1 + min(PATTERNS, windows - 1), len(weight)), dtype=np.float32)
+        mix[0] = weight
+        patterns = gram[gram.diagonal().argsort()[1 - len(mix) :]]
+        for place, pattern in enumerate(patterns):
+            pattern -= patterns[:place] @ pattern @ patterns[:place]
+            pattern /= max(np.linalg.norm(pattern), 1e-30)
+        mix[1:] = patterns @ apart.T
+        known = torch.from_numpy(self.loads[: len(weight)])
+        return (torch.from_numpy(mix) @ known).numpy().reshape(-1, *self.shape)
 
 
 history = History(0, 0)
@@ -148,34 +154,32 @@ history = History(0, 0)
 def deal(load, num_packs):
     """Give every pack one item a round, the lightest pack the heaviest of those that are left.
 
-    load: [rows, items] float64, ascending; returns the items' places, round * num_packs + pack
+    load: [rows, items] float32, ascending; returns the items' slots, pack * capacity + round
     """
-    rows, items = load.shape
-    rounds = load.reshape(rows, -1, num_packs)
-    usual = rounds.mean(axis=2)
+    rounds = load.reshape(len(load), -1, num_packs)
+    rows, capacity, _ = rounds.shape
+    usual = rounds @ np.full(num_packs, 1 / num_packs, dtype=np.float32)
     # Of one more item than usual, what the lighter ones of the rounds to come do not make good.
     less = usual - rounds[:, :, 0]
     over = rounds[:, :, -1] - usual - less.cumsum(axis=1) + less
-    if items > 2 * num_packs and (over.max(axis=1) > 0.02 * usual.sum(axis=1)).any():
+    if capacity > 2 and (over.max(axis=1) > 0.02 * usual.sum(axis=1)).any():
         return deal_from_both_ends(load, num_packs)
-    bits = (num_packs - 1).bit_length()
-    place = np.empty((rows, items), dtype=np.int64)
-    pack = np.arange(num_packs)
-    total = np.zeros((rows, num_packs))
-    for last in range(items, 0, -num_packs):
-        place[:, last - num_packs : last] = pack[..., ::-1] + (items - last)
-        total += load[:, last - num_packs : last][:, ::-1]
-        put_labels(total, pack, bits)
-        total.sort(axis=1)
-        pack = labels(total, bits)
-    return place
+    heaviest = np.ascontiguousarray(rounds[:, ::-1, ::-1].transpose(1, 0, 2))
+    pack = np.arange(num_packs, dtype=np.int32)
+    total = np.zeros((rows, num_packs), dtype=np.float32)
+    slot = np.empty((capacity, rows, num_packs), dtype=np.int32)
+    for turn, item in enumerate(heaviest):
+        slot[turn] = pack * capacity + turn
+        total += item
+        pack = sort_labelled(total, pack)
+    return slot.transpose(1, 0, 2)[:, ::-1, ::-1].astype(np.int64).reshape(load.shape)
 
 
 def set_aside(load, sums, num_packs):
     """Find the packs of each row that are too heavy even with the lightest items.
 
-    Pack k holds the k-th heaviest item and the k-th block of the lightest. Returns how many packs
-    are too heavy and the mean load of the others, [rows] each, and all places.
+    Pack k holds the k-th heaviest item and the k-th block of the lightest. Returns how many are too
+    heavy and the mean load of the others, [rows] each, and all slots.
     """
     rows, items = load.shape
     light = items // num_packs - 1
@@ -186,9 +190,9 @@ def set_aside(load, sums, num_packs):
     heavy[:, -1] = False
     aside = heavy.argmin(axis=1)
     item = np.arange(items)
-    block = (1 + item % light) * num_packs + item // light
-    place = np.where(item < items - num_packs, block, items - 1 - item)
-    return aside, rest[np.arange(rows), aside], np.tile(place, (rows, 1))
+    block = 1 + item % light + item // light * (light + 1)
+    slot = np.where(item < items - num_packs, block, (items - 1 - item) * (light + 1))
+    return aside, rest[np.arange(rows), aside], np.tile(slot, (rows, 1))
 
 
 def deal_from_both_ends(load, num_packs):
@@ -198,15 +202,15 @@ def deal_from_both_ends(load, num_packs):
     are too heavy in any case are set aside with the lightest items.
     """
     rows, items = load.shape
-    capacity, bits = items // num_packs, (num_packs - 1).bit_length()
-    row, rank = np.arange(rows), np.arange(num_packs)
-    start = row * items
-    sums = np.concatenate((np.zeros((rows, 1)), load.cumsum(axis=1)), axis=1)
-    aside, mean, place = set_aside(load, sums, num_packs)
+    capacity = items // num_packs
+    row, rank, start = np.arange(rows), np.arange(num_packs), np.arange(0, load.size, items)
+    sums = np.zeros((rows, items + 1))
+    load.cumsum(axis=1, dtype=np.float64, out=sums[:, 1:])
+    aside, mean, slot = set_aside(load, sums, num_packs)
     packs = num_packs - aside
     waits = np.flatnonzero(rank >= packs[:, None])
     pack = (rank + aside[:, None]) % num_packs
-    total = np.where(rank < packs[:, None], 0.0, 1e300)
+    total = np.where(rank < packs[:, None], np.float32(0), np.float32(1e30))
     # Items first to last - 1 of a row are left; so many packs take light ones in this round.
     first, last, light = aside * (capacity - 1), items - aside, 0 * aside
     for left in range(capacity - 1, -1, -1):
@@ -214,19 +218,17 @@ def deal_from_both_ends(load, num_packs):
         ends = np.where(heavy, (start + last)[:, None], (start + first + packs)[:, None])
         item = ends - rank - 1
         item.ravel()[waits] = start[waits // num_packs]
-        place.ravel()[item] = pack + (capacity - 1 - left) * num_packs
+        slot.ravel()[item] = pack * capacity + (capacity - 1 - left)
         total += load.ravel()[item]
-        put_labels(total, pack, bits)
-        total.sort(axis=1)
-        pack = labels(total, bits)
+        pack = sort_labelled(total, pack)
         first, last, light = first + light, last - packs + light, 0 * aside
         if left > 1:
             after = last - packs
             usual = (sums[row, after] - sums[row, first]) / ((left - 1) * packs)
             most = mean - load[row, after] - (left - 1) * (usual + load[row, first]) / 2
             light = np.count_nonzero(total > most[:, None], axis=1) - aside
-    place[aside > 0, 0] = num_packs  # Packs that wait seemed to take it.
-    return place
+    slot[aside > 0, 0] = 1  # Packs that wait seemed to take it.
+    return slot
 
 
 def spread(held, load):
@@ -269,27 +271,25 @@ def rebalance_experts(weight, num_replicas, num_groups, num_nodes, num_gpus):
         history = History(layers, experts)
     columns = history.columns(history.add(weight.to("cpu", torch.float32).numpy()))
     # A load of zero has no mantissa to carry a label.
-    load = np.maximum(columns[0], 1e-30, dtype=np.float64)
-    logcnt = replicate(load, num_replicas - experts, POWER)
-    part = np.where(logcnt > 1, SHARED, 1.0) / logcnt
-    bits = (num_replicas - experts).bit_length()
-    load = replicas(load * part, logcnt, bits)
-    at = deal(load, num_gpus) * layers + np.arange(layers)[:, None]
-    # Layers come last, so that neighbours in memory are treated alike.
-    held = np.empty((num_replicas // num_gpus, num_gpus, layers), dtype=np.int32)
-    held.ravel()[at] = labels(load, bits + (experts - 1).bit_length())
+    load = np.maximum(columns[0], 1e-30)
+    cell, number = replicate(load, num_replicas - experts)
+    logcnt = 1 + np.bincount(cell.ravel(), minlength=load.size).reshape(load.shape)
+    most, part = int(logcnt.max()), np.where(logcnt > 1, SHARED, 1.0) / logcnt
+    part = part.astype(np.float32)
+    load, label = replicas(load * part, cell, number, most)
+    slot = torch.from_numpy(deal(load, num_gpus))
+    held = torch.empty_like(slot, dtype=torch.int32).scatter_(1, slot, torch.from_numpy(label))
+    held = held.numpy().reshape(layers, num_gpus, -1)
     if len(columns) > 1:
-        cell = (held >> bits) + np.arange(0, layers * experts, experts)
-        counted = columns * part.astype(np.float32)
-        spread(held, counted.reshape(len(columns), -1).take(cell, axis=1))
-    label = held.transpose(2, 1, 0).reshape(layers, num_replicas).astype(np.int64)
-    most = int(logcnt.max())
-    phy2log = label >> bits
-    # label = expert << bits | number becomes expert * most + number.
-    label -= phy2log * ((1 << bits) - most)
+        # Layers come last, so that neighbours in memory are treated alike.
+        last = np.ascontiguousarray(held.transpose(2, 1, 0))
+        cell = last // most + np.arange(0, layers * experts, experts)
+        spread(last, (columns * part).reshape(len(columns), -1).take(cell, axis=1))
+        held = last.transpose(2, 1, 0)
+    label = held.reshape(layers, num_replicas).astype(np.int64)
     log2phy = torch.full((layers, experts * most), -1)
     log2phy.scatter_(1, torch.from_numpy(label), torch.arange(num_replicas).expand(layers, -1))
-    return torch.from_numpy(phy2log), log2phy.view(layers, -1, most), torch.from_numpy(logcnt)
+    return torch.from_numpy(label // most), log2phy.view(layers, -1, most), torch.from_numpy(logcnt)
 
 
 # EVOLVE-BLOCK-END
