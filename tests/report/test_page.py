@@ -124,6 +124,8 @@ def test_runs_of_any_length(recorder, generations: int) -> None:
         run.add(generation, seed, combined_score=0.2 + generation / 100)
     text = render(read_run(run.folder), time.time())
     assert ("have not beaten the seed" in text) == (generations == 0)
+    counted = f"{generations + 1} generation{'s' if generations else ''} on"
+    assert counted in " ".join(text.split())
     assert "No program tells both its balancedness and its time per call" in text
 
 
