@@ -274,8 +274,8 @@ def rebalance_experts(weight, num_replicas, num_groups, num_nodes, num_gpus):
     load = np.maximum(columns[0], 1e-30)
     cell, number = replicate(load, num_replicas - experts)
     logcnt = 1 + np.bincount(cell.ravel(), minlength=load.size).reshape(load.shape)
-    most, part = int(logcnt.max()), np.where(logcnt > 1, SHARED, 1.0) / logcnt
-    part = part.astype(np.float32)
+    most, count = int(logcnt.max()), logcnt.astype(np.float32)
+    part = (1 - np.float32(1 - SHARED) * (count > 1)) / count
     load, label = replicas(load * part, cell, number, most)
     slot = torch.from_numpy(deal(load, num_gpus))
     held = torch.empty_like(slot, dtype=torch.int32).scatter_(1, slot, torch.from_numpy(label))
