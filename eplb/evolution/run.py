@@ -175,7 +175,7 @@ def _conclude(watcher: Watcher, held: Run, config: DictConfig) -> None:
     program = str(folder / "best" / "main.py")
     evaluate = ["python", str(project_file("evaluate.py")), "--program_path", program]
     for name, value in config.distributed_job_config.extra_cmd_args.items():
-        if value not in ("report", "eplb"):  # what it does anyway
+        if value not in ("report", "eplb", "even", "h200"):  # what it does anyway
             evaluate += [f"--{name}", str(value)]
     watcher.say(f"what happened: python -m eplb.report {shlex.quote(str(folder))}")
     watcher.say(f"the program: {program}; score it again with")
