@@ -16,13 +16,12 @@ import torch
 # Share of the slots that may receive another expert in one window, usually and where GPUs hold
 # less than FEW replicas, so that the hottest ones decide.
 MOVES = (0.25, 0.5)
-# Least gain of a swap, as half the fall of squared load in units of the mean GPU load squared.
-WORTHWHILE = 5e-4
-# Swaps are for GPUs whose squared load is at least this far from the mean to the hottest one's.
-FOCUS = (0.6, 0.3)
+# Least gain of a swap, as half the fall of squared load in units of the mean GPU load squared, and
+# how far from the mean to the hottest GPU's squared load those are that swap.
+WORTHWHILE, FOCUS = 5e-4, (0.6, 0.3)
 # How much hotter a new replica must be than the one it replaces, usually and where GPUs hold few,
-# what few are, and the most a layer exchanges.
-CLEARLY, SLIGHTLY, FEW, EXCHANGES = 1.1, 1.02, 4, 64
+# what few are, how many a layer exchanges at once, and how often.
+CLEARLY, SLIGHTLY, FEW, TOGETHER, EXCHANGES = 1.1, 1.02, 4, 12, 6
 # Rounds of swaps, usually, and after a change of regime or where GPUs hold few replicas.
 ROUNDS, MANY_ROUNDS = 4, 30
 # One GPU in so many is hot, but no more than MANY; the most slots that one is compared with.
@@ -33,6 +32,16 @@ DECAYS = np.array([0.0, 0.3, 0.5, 0.7, 0.85, 0.95])
 CAREFUL, USUAL, DOUBT, MEMORY = 1, 2, 0.03, 24
 # Patterns over time that swaps heed, and the windows from which on these are trusted wholly.
 PATTERNS, TRUSTED = 3, 5
+
+
+def ranked(value, part):
+    """Columns of positive float32 values [rows, columns], in ascending order; ``part`` of them."""
+    # The lowest bits give way to the column: sorting values is faster than sorting indices.
+    mask = (1 << (value.shape[1] - 1).bit_length()) - 1
+    number = value.view(np.int32) & ~mask
+    number |= np.arange(value.shape[1], dtype=np.int32)
+    number.sort(axis=1)
+    return (number[:, part] & mask).astype(np.int64)
 
 
 class History:
@@ -53,10 +62,13 @@ class History:
     def add(self, load):
         """Remember a window [layers, experts]; return the weight of each row in the forecast."""
         row = self.windows % MEMORY
-        self.loads[row] = (load / np.maximum(load.mean(axis=1, keepdims=True), 1e-30)).ravel()
+        mean = np.maximum(load.mean(axis=1, keepdims=True), 1e-30)
+        np.divide(load, mean, out=self.loads[row].reshape(load.shape))
         self.windows += 1
-        product = self.product
-        product[row] = product[:, row] = self.loads @ self.loads[row] / load.size
+        known, product = torch.from_numpy(self.loads[: self.windows]), self.product
+        # NumPy's product of such a size may start threads.
+        dot = torch.mv(known, known[row]).numpy() / load.size
+        product[row, : len(dot)] = product[: len(dot), row] = dot
         square = np.diagonal(product)
         distance = square + square[row] - 2 * product[row]
         if self.windows > 1:
@@ -80,7 +92,7 @@ class History:
         return self.forecasts[(self.errors + DOUBT * far).argmin()]
 
     def columns(self, weight):
-        """Forecast and main patterns of deviation from it: [layers * experts, 1 + patterns]."""
+        """Forecast and main patterns of deviation from it: [1 + patterns, layers * experts]."""
         used = weight > 1e-4
         windows = np.count_nonzero(used)
         mix = weight[:, None]
@@ -92,7 +104,8 @@ class History:
             gram = np.linalg.matrix_power(gram / max(np.trace(gram), 1e-30), 8)
             start = gram.diagonal().argsort()[-min(PATTERNS, windows - 1) :]
             mix = np.concatenate((mix, apart @ np.linalg.qr(gram[:, start])[0]), axis=1)
-        return self.loads.T @ mix.astype(np.float32)
+        known = torch.from_numpy(self.loads[: self.windows])
+        return (torch.from_numpy(mix[: self.windows].astype(np.float32)).T @ known).numpy()
 
 
 class Placement:
@@ -107,7 +120,6 @@ class Placement:
         """Replicate greedily; the heaviest replica left goes where load and free slots are least.
 
         A free slot counts as the mean of the replicas left: those that hot ones leave room for.
-
         load: [layers * experts]; shape: layers, experts, slots of a layer and GPUs
         """
         self.shape, self.turn = shape, 0
@@ -120,8 +132,7 @@ class Placement:
         self.count = count.ravel()
         replica = load / count
         expert = np.repeat(np.arange(load.size), self.count).reshape(self.layers, -1)
-        heaviest = (-replica.take(expert)).argsort(axis=1)
-        expert = np.take_along_axis(expert, heaviest, axis=1)
+        expert = np.take_along_axis(expert, (-replica.take(expert)).argsort(axis=1), axis=1)
         held = np.empty((slots // self.gpus, self.layers, self.gpus), dtype=np.int64)
         total, room = np.zeros((2, self.layers, self.gpus))
         room += len(held)
@@ -136,105 +147,100 @@ class Placement:
     def exchange(self, load, moves):
         """Give slots of experts that can spare them to clearly hotter ones.
 
-        In each round the coldest spare replica of a layer makes room for one more of the expert
-        with the hottest replicas, on the coolest of the GPUs where the former can go.
-
-        load: [layers * experts]; moves: [layers], slots that may change, lowered in place
+        In each round the coldest spare replicas of a layer make room for one more of each of the
+        experts with the hottest replicas, on the coolest of the GPUs where the former can go.
+        load: [layers * experts] float32; moves: [layers], slots that may change, lowered in place
         """
         count, held, size = self.count, self.held.reshape(-1), len(self.held)
-        # 1 / k and 1 / (k - 1): the shares of k replicas and of one less. The last must stay.
-        share = 1 / np.maximum(np.arange(size * self.gpus + 2), 0.5)
-        left = np.concatenate(([np.inf, np.inf], share[1:]))
-        replica, without = load * share.take(count), load * left.take(count)
+        # 1 / k, where the last replica, one of none, must stay.
+        share = 1 / np.maximum(np.arange(size * self.gpus + 2, dtype=np.float32), 0.5)
+        share[0] = np.inf
+        replica, without = load * share.take(count), load * share.take(count - 1)
         heat = replica.take(self.held).sum(axis=0)
-        clearly = SLIGHTLY if size < FEW else CLEARLY
-        first = np.arange(0, len(load), self.experts)
-        replicas = np.arange(count.max())
+        clearly = np.float32(SLIGHTLY if size < FEW else CLEARLY)
+        first = np.arange(0, len(load), self.experts)[:, None]
         for _ in range(EXCHANGES):
-            cold = without.reshape(self.layers, -1).argmin(axis=1) + first
-            hot = replica.reshape(self.layers, -1).argmax(axis=1) + first
-            layer = np.flatnonzero((replica[hot] > clearly * without[cold]) & (moves > 0))
-            if not len(layer):
-                return
-            cold, hot = cold[layer], hot[layer]
-            slot = self.by_expert.take(self.start[cold][:, None] + replicas, mode="clip")
+            cold = ranked(without.reshape(self.layers, -1), slice(TOGETHER)) + first
+            hot = ranked(replica.reshape(self.layers, -1), slice(None, -TOGETHER - 1, -1)) + first
+            may = replica[hot] > clearly * without[cold]
+            may &= np.arange(may.shape[1]) < moves[:, None]
+            cold, hot, layer = cold[may], hot[may], may.nonzero()[0]
+            slot = self.by_expert.take(self.start[cold, None] + np.arange(count.max()), mode="clip")
             gpu = slot // size + layer[:, None] * self.gpus
             slot = slot % size * len(heat) + gpu
-            room = np.where(held[slot] == cold[:, None], heat[gpu], np.inf)
-            slot = slot[np.arange(len(slot)), room.argmin(axis=1)]
-            held[slot] = hot
-            heat[slot % len(heat)] += replica[hot] - replica[cold]
+            room = np.where(held[slot] == cold[:, None], heat[gpu], np.inf).argmin(axis=1)
+            room = np.arange(len(slot)), room
+            held[slot[room]] = hot
+            np.add.at(heat, gpu[room], replica[hot] - replica[cold])
             count[hot] += 1
             count[cold] -= 1
             for expert in (hot, cold):
                 replica[expert] = load[expert] * share[count[expert]]
-                without[expert] = load[expert] * left[count[expert]]
-            moves[layer] -= 1
+                without[expert] = load[expert] * share[count[expert] - 1]
+            moves -= may.sum(axis=1)
             # More rounds would serve few layers at the price of all: those wait.
-            if len(layer) <= self.layers // 8:
+            if np.count_nonzero(may[:, 0]) <= self.layers // 8:
                 return
 
     def swap(self, columns, moves, rounds):
         """Let hot and cool GPUs swap replicas while that is worthwhile.
 
-        columns: [layers * experts, columns], loads of one replica, whose squares are summed
+        columns: [columns, layers * experts], loads of one replica, whose squares are summed
         moves: [layers], slots that may change, lowered in place
         """
-        items = columns.take(self.held, axis=0)
-        total = items.sum(axis=0)
-        items, held = items.reshape(-1, columns.shape[1]), self.held.reshape(-1)
+        items = columns.take(self.held, axis=1)
+        total = items.sum(axis=1)
+        items, held = items.reshape(len(columns), -1), self.held.reshape(-1)
         for _ in range(rounds):
-            layer, here, there = self.worthwhile_swaps(items, total)
-            # Of the swaps of a layer the first are made, as many as may be.
-            number = 1 + np.arange(len(layer)) - np.searchsorted(layer, layer)
-            may = 2 * number <= moves[layer]
-            layer, here, there = layer[may], here[may], there[may]
-            less = items[here] - items[there]
-            total[here % len(total)] -= less
-            total[there % len(total)] += less
-            for array in (held, items):
-                array[here], array[there] = array[there], array[here]
+            layer, here, there = self.worthwhile_swaps(items, total, moves)
+            give, take = items.take(here, axis=1), items.take(there, axis=1)
+            items[:, here], items[:, there] = take, give
+            give -= take
+            total[:, here % total.shape[1]] -= give
+            total[:, there % total.shape[1]] += give
+            held[here], held[there] = held[there], held[here]
             moves -= 2 * np.bincount(layer, minlength=len(moves))
             if len(layer) <= self.layers // 4:
                 return
 
-    def worthwhile_swaps(self, items, total):
+    def worthwhile_swaps(self, items, total, moves):
         """Find the best swap of each of the hottest GPUs with one of several cool ones.
 
-        items: [slots, columns]; total: [layers * gpus, columns]
-
-        The k-th of the ``many`` hottest GPUs chooses among every many-th of the coolest, so that no
-        two choose the same. |hot - d|^2 + |cool + d|^2 is least for the d = give - take nearest to
-        half the gap of the GPUs. Returns layers, in order, and slots of the worthwhile swaps.
+        items: [columns, slots]; total: [columns, layers * gpus]. The k-th of the ``many`` hottest
+        GPUs chooses among every many-th of the coolest, so that no two choose the same. Returns
+        layers, in order, and slots of the worthwhile swaps.
         """
-        size = len(self.held)
-        many = max(1, min(MANY, self.gpus // SHARE))
-        reach = REACH[size < FEW]
-        step = -(-size // reach)
-        position = np.arange(self.turn % step, size, step) * len(total)
+        size, many = len(self.held), max(1, min(MANY, self.gpus // SHARE))
+        step = -(-size // (reach := REACH[size < FEW]))
+        position = np.arange(self.turn % step, size, step) * total.shape[1]
         partners = max(1, min(self.gpus // many - 1, reach // len(position)))
-        heat = np.einsum("gc,gc->g", total, total)
-        order = heat.reshape(self.layers, -1).argsort(axis=1)
-        order += np.arange(0, len(total), self.gpus)[:, None]
+        heat = np.square(total).sum(axis=0)
+        order = ranked(heat.reshape(self.layers, -1), slice(None))
+        order += np.arange(0, len(heat), self.gpus)[:, None]
         hot = order[:, : -many - 1 : -1]
-        layer, rank = np.nonzero(heat[hot] >= 1 + FOCUS[size < FEW] * (heat[hot[:, :1]] - 1))
+        may = heat[hot] >= 1 + FOCUS[size < FEW] * (heat[hot[:, :1]] - 1)
+        may &= np.arange(many) < moves[:, None] // 2
+        layer, rank = may.nonzero()
         cool = order[:, : many * partners].reshape(-1, partners, many)
         hot, cool = hot[layer, rank], cool[layer, :, (rank + self.turn) % many]
         self.turn += 1
-        half_gap = (total[hot][:, None] - total[cool]) / 2
         here = hot[:, None] + position
         there = (cool[:, :, None] + position).reshape(len(hot), partners * len(position))
-        give, take = items.take(here, axis=0), items.take(there, axis=0)
-        take += np.repeat(half_gap, len(position), axis=1)
-        # |give - take - half gap|^2 - |half gap|^2 is minus half the gain.
-        loss = give @ (-2 * take.swapaxes(1, 2)).copy()
-        loss += np.einsum("nsc,nsc->ns", give, give)[:, :, None]
-        of_partner = np.einsum("nsc,nsc->ns", take, take)
-        of_partner -= np.repeat(np.square(half_gap).sum(axis=2), len(position), axis=1)
-        loss += of_partner[:, None, :]
+        gap = total[:, hot, None] - total.take(cool, axis=1)
+        gap = np.repeat(gap, len(position), axis=2)
+        # |give - take|^2 - (give - take) gap is minus half the gain; sums over columns as products.
+        give, take = (np.ones((len(items) + 2, *a.shape), np.float32) for a in (here, there))
+        items.take(here, axis=1, out=give[:-2], mode="clip")
+        items.take(there, axis=1, out=take[:-2], mode="clip")
+        np.einsum("cns,cns->ns", give[:-2], give[:-2], out=give[-2])
+        gap += take[:-2]
+        np.einsum("cns,cns->ns", take[:-2], gap, out=take[-1])
+        np.subtract(-gap, take[:-2], out=take[:-2])
+        loss = give.transpose(1, 2, 0) @ take.swapaxes(0, 1)
         loss = loss.reshape(len(hot), here.shape[1] * there.shape[1])
-        row = np.flatnonzero(loss.min(axis=1) < -WORTHWHILE)
-        mine, other = np.divmod(loss[row].argmin(axis=1), there.shape[1])
+        best = loss.argmin(axis=1)
+        row = np.flatnonzero(loss[np.arange(len(best)), best] < -WORTHWHILE)
+        mine, other = np.divmod(best[row], there.shape[1])
         return layer[row], here[row, mine], there[row, other]
 
     def maps(self):
@@ -243,30 +249,25 @@ class Placement:
         first = np.arange(0, layers * experts, experts)[:, None]
         phy2log = self.held.reshape(-1, layers, gpus).transpose(1, 2, 0).reshape(layers, -1) - first
         bits = (slots - 1).bit_length()
-        slot = (phy2log << bits | np.arange(slots)).astype(np.int32)
-        slot.sort(axis=1)
-        expert = (slot >> bits) + first
-        self.by_expert = (slot & (1 << bits) - 1).ravel()
-        most = int(self.count.max())
-        self.start = self.count.cumsum() - self.count
-        log2phy = np.full(layers * experts * most, -1)
+        slot = np.sort((phy2log << bits | np.arange(slots)).astype(np.int32), axis=1)
+        self.by_expert = (slot & (1 << bits) - 1).ravel().astype(np.int64)
+        self.start, most = self.count.cumsum() - self.count, int(self.count.max())
+        log2phy = torch.from_numpy(np.full(layers * experts * most, -1))
         row = np.arange(0, len(log2phy), most) - self.start
-        log2phy[row.take(expert).ravel() + np.arange(slot.size)] = self.by_expert
-        log2phy = torch.from_numpy(log2phy.reshape(layers, experts, most))
-        logcnt = torch.tensor(self.count.reshape(layers, experts))
-        return torch.from_numpy(phy2log), log2phy, logcnt
+        place = row.take((slot >> bits) + first).ravel() + np.arange(slot.size)
+        log2phy.scatter_(0, torch.from_numpy(place), torch.from_numpy(self.by_expert))
+        logcnt = torch.from_numpy(self.count.reshape(layers, experts).copy())
+        return torch.from_numpy(phy2log), log2phy.view(layers, experts, most), logcnt
 
 
 history = placement = None
 
 
 def rebalance_experts(weight, num_replicas, num_groups, num_nodes, num_gpus):
-    """Decide which expert every slot holds.
+    """Decide which expert every slot holds, from the last window's loads [layers, experts].
 
-    weight: [layers, experts], tokens routed to each expert in the last window
-
-    Returns ``phy2log`` [layers, num_replicas], the expert in each slot, ``log2phy`` [layers,
-    experts, X], the slots of each expert, then -1, and ``logcnt`` [layers, experts], all int64.
+    Returns ``phy2log`` [layers, num_replicas], the expert in each slot; ``log2phy`` [layers,
+    experts, X], the slots of each expert, then -1; ``logcnt`` [layers, experts], its replicas.
     """
     global history, placement
     layers, experts = weight.shape
@@ -274,7 +275,7 @@ def rebalance_experts(weight, num_replicas, num_groups, num_nodes, num_gpus):
     if placement is None or placement.shape != shape:
         history, placement = History(layers, experts), None
     columns = history.columns(history.add(weight.to("cpu", torch.float32).numpy()))
-    forecast = np.maximum(columns[:, 0], 1e-30)
+    forecast = np.maximum(columns[0], 1e-30)
     if placement is None:
         placement = Placement(forecast, shape)
         moves = np.full(layers, num_replicas)
@@ -284,8 +285,7 @@ def rebalance_experts(weight, num_replicas, num_groups, num_nodes, num_gpus):
     if num_gpus > 1:
         # Loads of one replica in units of the mean GPU load.
         columns *= np.float32(num_gpus / experts)
-        several = np.flatnonzero(placement.count > 1)
-        columns[several] /= placement.count[several, None]
+        columns /= placement.count.astype(np.float32)
         # A regime's first window stands alone.
         many = np.count_nonzero(history.forecasts[-1]) == 1 or num_replicas < FEW * num_gpus
         placement.swap(columns, moves, MANY_ROUNDS if many else ROUNDS)
