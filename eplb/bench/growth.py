@@ -7,6 +7,7 @@ and how good the placements are.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -58,16 +59,20 @@ SIZES = [Size(n, 8 * n, 8 * n) for n in (8, 16, 32, 64, 128)]
 
 
 def ms_of_call(sandbox: Sandbox, program: Path, size: Size, repeats: int) -> float:
+    """Not a number where the program is refused for want of time or memory at that size."""
     try:
         run = run_program(sandbox, program, size.workload(), size.deployment, repeats=repeats)
     except Refused as error:
-        raise UserError(f"{program} is refused at {size}: {error}") from error
+        if size == SIZES[0]:
+            raise UserError(f"{program} is refused at {size}: {error}") from error
+        return math.nan
     return call_ms(run.seconds)
 
 
 def exponent(slots: list[int], ms: list[float]) -> float:
     """The power of the slots that the time grows with: a least-squares line through the logs."""
-    return float(np.polyfit(np.log(slots), np.log(ms), 1)[0])
+    known = ~np.isnan(ms)
+    return float(np.polyfit(np.log(slots)[known], np.log(ms)[known], 1)[0])
 
 
 def draw(measured: dict[str, list[float]], path: Path) -> None:
@@ -84,6 +89,10 @@ def draw(measured: dict[str, list[float]], path: Path) -> None:
     plots.draw(path, title, [panel], axes, "n log n", yscale="log")
 
 
+def _cell(ms: float) -> str:
+    return "refused" if math.isnan(ms) else f"{ms:.3g}"
+
+
 def main(arguments: list[str] | None = None) -> int:
     parser = command.parser("python -m eplb.bench.growth", __doc__)
     args = parser.parse_args(arguments)
@@ -96,7 +105,7 @@ def main(arguments: list[str] | None = None) -> int:
                     times.append(ms_of_call(sandbox, program, size, args.repeats))
                     progress(place / len(SIZES))
             power = exponent([size.slots for size in SIZES], times)
-            lines.append([program.name, *(f"{ms:.3g}" for ms in times), f"{power:.2f}"])
+            lines.append([program.name, *map(_cell, times), f"{power:.2f}"])
     print(command.markdown(lines, "Milliseconds per call, layers x experts x GPUs"))
     print(f"Commit {command.commit()}; {command.machine()}; one thread.")
     if args.plot:

@@ -33,6 +33,19 @@ def test_times_programs_and_draws_them_with_names_and_exponents(tmp_path, monkey
         assert text in picture
 
 
+def test_a_size_that_is_too_large_for_a_program_is_a_gap(tmp_path, monkeypatch, capsys):
+    sizes = [growth.Size(1, 8, 2), growth.Size(2, 8, 2), growth.Size(3, 8, 2)]
+    monkeypatch.setattr(growth, "SIZES", sizes)
+    picky = tmp_path / "picky.py"
+    seed = project_file("initial.py").read_text()
+    picky.write_text(
+        seed + "\nplace = run_eplb\ndef run_eplb(weight, *sizes):\n"
+        "    assert len(weight) < 3\n    return place(weight, *sizes)\n"
+    )
+    assert growth.main(["--programs", str(picky), "--repeats", "1"]) == 0
+    assert re.search(r"picky.py \| [\d.]+ \| [\d.]+ \| refused \| ", capsys.readouterr().out)
+
+
 def test_growth_refuses_what_it_cannot_time_in_one_line(tmp_path):
     with pytest.raises(UserError, match="--repeats: 0 is not a whole number of at least 1"):
         growth.main(["--repeats", "0"])

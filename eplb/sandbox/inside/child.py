@@ -102,7 +102,7 @@ def _arrays(result: object, widest: int) -> list[np.ndarray]:
     """
     if not isinstance(result, (tuple, list)) or len(result) != len(protocol.MAPS):
         found = f"{len(result)} values" if isinstance(result, (tuple, list)) else _kind(result)
-        raise _Failure(f"run_eplb returned {found}; it must return {', '.join(protocol.MAPS)}")
+        raise _Failure(f"the program returned {found}; it must return {', '.join(protocol.MAPS)}")
     for name, value in zip(protocol.MAPS, result, strict=True):
         if type(value) is not torch.Tensor or value.dtype != torch.int64:
             raise _Failure(f"{name} is {_kind(value)}; it must be a torch.Tensor of torch.int64")
