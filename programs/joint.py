@@ -89,6 +89,14 @@ def replicate(load, slots):
     return count
 
 
+def in_order(number):
+    """Columns of integers [rows, columns] in ascending order, the first of equal ones first."""
+    columns = number.shape[1]
+    label = number * columns + np.arange(columns)
+    label.sort(axis=1)
+    return label % columns
+
+
 def pack(load, count, gpus):
     """Pack the replicas of ``load`` [rows, experts] by ``count`` to GPUs of equal size.
 
@@ -97,23 +105,27 @@ def pack(load, count, gpus):
     rows, experts = load.shape
     expert = np.repeat(np.tile(np.arange(experts), rows), count.ravel()).reshape(rows, -1)
     item = np.take_along_axis(load / count, expert, axis=1)
-    order = np.argsort(-item, axis=1, kind="stable")
+    order = np.argsort(-item, axis=1)
     expert, item = (np.take_along_axis(each, order, axis=1) for each in (expert, item))
     capacity = item.shape[1] // gpus
     if capacity == 2:
         # The heaviest with the lightest: no packing has a cooler hottest GPU.
         held = np.stack((expert[:, :gpus], expert[:, : gpus - 1 : -1]), axis=2)
         return held, item[:, :gpus] + item[:, : gpus - 1 : -1]
-    row = np.arange(rows)
-    held = np.empty((rows, gpus, capacity), dtype=np.int64)
-    total, room = np.zeros((rows, gpus)), np.full((rows, gpus), capacity)
     mean = item[:, ::-1].cumsum(axis=1)[:, ::-1] / np.arange(item.shape[1], 0, -1)
-    for number in range(item.shape[1]):
-        gpu = np.where(room > 0, total + room * mean[:, number, None], np.inf).argmin(axis=1)
-        room[row, gpu] -= 1
-        held[row, gpu, room[row, gpu]] = expert[:, number]
-        total[row, gpu] += item[:, number]
-    return held, total
+    total, room = np.zeros(rows * gpus), np.full((rows, gpus), float(capacity))
+    first, chosen = np.arange(0, rows * gpus, gpus), np.empty(item.T.shape, dtype=np.int64)
+    for gpu, each, rest in zip(chosen, item.T.copy(), mean.T.copy()):
+        full = room * rest[:, None]
+        full += total.reshape(room.shape)
+        np.add(full.argmin(axis=1), first, out=gpu)
+        total[gpu] += each
+        left = room.take(gpu) - 1
+        # No room for ever.
+        left[left == 0] = np.inf
+        room.ravel()[gpu] = left
+    held = np.take_along_axis(expert, in_order(chosen.T), axis=1).reshape(rows, gpus, capacity)
+    return held, total.reshape(rows, gpus)
 
 
 def search(load, count, gpus, turns):
@@ -148,7 +160,7 @@ def reverse_maps(phy2log, experts):
     layers, slots = phy2log.shape
     cell = phy2log + np.arange(0, layers * experts, experts)[:, None]
     logcnt = np.bincount(cell.ravel(), minlength=layers * experts).reshape(layers, experts)
-    slot = np.argsort(phy2log, axis=1, kind="stable")
+    slot = in_order(phy2log)
     expert = np.take_along_axis(phy2log, slot, axis=1)
     number = np.arange(slots) - np.take_along_axis(logcnt.cumsum(axis=1) - logcnt, expert, axis=1)
     log2phy = np.full((layers, experts, logcnt.max()), -1)
