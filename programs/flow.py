@@ -28,14 +28,16 @@ STRIDES = (16, 8, 4, 2, 1)
 def sort_labelled(value, label):
     """Sort each row of positive float32 values in place; return their labels in that order.
 
-    label: int32 below the number of columns, takes the lowest bits. Integers sort fastest.
+    label: int32 below the number of columns, has a value's lowest bits meanwhile, which are lost.
     """
     bits = (value.shape[1] - 1).bit_length()
     number = value.view(np.int32)
     number &= -(1 << bits)
     number |= label
     number.sort(axis=1)
-    return number & ((1 << bits) - 1)
+    label = number & ((1 << bits) - 1)
+    number -= label
+    return label
 
 
 def replicate(load, spare):
@@ -69,9 +71,8 @@ def replicas(load, cell, number, most):
     first = np.broadcast_to(np.arange(0, experts * most, most, dtype=np.int32), load.shape)
     value = np.concatenate((load, load.take(cell)), axis=1)
     label = np.concatenate((first, cell % experts * most + number), axis=1)
-    rows, slots = value.shape
-    order = sort_labelled(value, np.arange(slots, dtype=np.int32))
-    return value, label.take(order + np.arange(0, rows * slots, slots)[:, None])
+    order = sort_labelled(value, np.arange(value.shape[1], dtype=np.int32))
+    return value, label.take(order + np.arange(0, value.size, value.shape[1])[:, None])
 
 
 class History:
@@ -134,9 +135,7 @@ class History:
         apart = (np.eye(len(weight)) - weight[:, None]) * (used * trust)
         gram = apart.T @ self.product[: len(weight), : len(weight)] @ apart
         # The eighth power leaves the largest components.
-        gram /= max(np.linalg.norm(gram), 1e-30)
-        for _ in range(3):
-            gram = gram @ gram
+        gram = np.linalg.matrix_power(gram / max(np.linalg.norm(gram), 1e-30), 8)
         mix = np.empty((1 + min(PATTERNS, windows - 1), len(weight)), dtype=np.float32)
         mix[0] = weight
         patterns = gram[gram.diagonal().argsort()[1 - len(mix) :]]

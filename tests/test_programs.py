@@ -277,7 +277,7 @@ def test_balanced_is_ahead_on_windows_of_few_requests():
 
 
 def test_balanced_forgets_at_a_regime_change():
-    windows = drifting(10, seed=6, noise=0.1, change=5)
+    windows = drifting(10, seed=6, noise=0.1, change=5, layers=48)
     gain = next_window("balanced", windows) - last_window(windows)
     assert gain[5] >= -0.01, "the window after the change is planned with the old regime"
     assert gain[6:].mean() >= 0.01
