@@ -102,7 +102,8 @@ def _checked(
         # Dropped as it is checked: its maps may be wide.
         answer = answers.pop(0)
         try:
-            placement = validate(**vars(answer), **sizes, require_locality=require_locality)
+            maps = (answer.phy2log, answer.log2phy, answer.logcnt)
+            placement = validate(*maps, **sizes, require_locality=require_locality)
         except InvalidPlacement as error:
             raise Refused(f"window {window}: {error}") from error
         placements.append(placement)
