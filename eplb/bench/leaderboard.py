@@ -235,7 +235,7 @@ def chosen_scenarios(names: list[str], scenarios: list[Scenario]) -> list[Scenar
     """The scenarios whose names contain any of ``names``."""
     chosen = [s for s in scenarios if any(name.lower() in s.name.lower() for name in names)]
     if not chosen:
-        every = ", ".join(scenario.name for scenario in scenarios)
+        every = "; ".join(scenario.name for scenario in scenarios)
         raise UserError(f"--scenarios {' '.join(names)} matches none; there are: {every}")
     return chosen
 
