@@ -51,9 +51,6 @@ NOTHING = (torch.empty(0, 0, dtype=torch.int64),) * 3
 
 def rebalance_experts(weight, num_replicas, num_groups, num_nodes, num_gpus):
     return NOTHING
-
-
-run_eplb = rebalance_experts
 """
 
 
