@@ -13,7 +13,7 @@ from pathlib import Path
 
 from eplb import common
 from eplb.common import ArgumentParser, UserError, path_argument, positive_int, progress_bar
-from eplb.evaluation.measure import Settings, evaluate
+from eplb.evaluation.measure import Rules, Settings, evaluate
 from eplb.evaluation.results import metrics_of, prepare, write_misuse, write_results
 from eplb.evaluation.scores import SCORINGS
 from eplb.evaluation.table import next_command, table
@@ -21,7 +21,6 @@ from eplb.placement import Deployment
 from eplb.throughput.profile import add_arguments
 
 SIZES = {"num_replicas": "slots", "num_groups": "groups", "num_nodes": "nodes", "num_gpus": "GPUs"}
-SETTINGS = ("rebalance_interval", "repeats", "timeout", "dispatch", "hardware")
 
 
 def parser() -> ArgumentParser:
@@ -51,25 +50,27 @@ def parser() -> ArgumentParser:
 
 def score(args: argparse.Namespace) -> int:
     """Evaluate, write the results and print them."""
+    rules = Rules(args.locality == "require", args.scoring, args.dispatch, args.hardware)
     settings = Settings(
         args.program_path,
         args.trace or common.project_file("expert-load.json"),
         {name: getattr(args, name) for name in SIZES},
-        require_locality=args.locality == "require",
+        rebalance_interval=args.rebalance_interval,
+        repeats=args.repeats,
+        timeout=args.timeout,
         seed_history=args.plots,
         hidden=(args.results_dir,),
-        **{name: getattr(args, name) for name in SETTINGS},
+        rules=rules,
     )
     with progress_bar("evaluating") as progress:
         evaluation = evaluate(settings, progress)
-    metrics = metrics_of(evaluation, args.scoring)
+    metrics = metrics_of(evaluation)
     correct = evaluation.refusal is None
     if args.fresh and correct:
         from eplb.evaluation.fresh import compare
 
         with progress_bar("fresh") as progress:
-            known = metrics["combined_score"]
-            fresh = compare(settings, args.scoring, args.fresh, known, progress)
+            fresh = compare(settings, args.fresh, metrics["combined_score"], progress)
         metrics["private"]["fresh"] = fresh
     if args.plots and correct:
         from eplb.evaluation.plots import draw

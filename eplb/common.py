@@ -18,9 +18,9 @@ import tempfile
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TypeVar
+from typing import BinaryIO, TypeVar
 
-Point = TypeVar("Point")
+Item = TypeVar("Item")
 
 DONE, FAILED, MISUSED = 0, 1, 2
 PLOT_SUFFIXES = (".png", ".svg", ".pdf")
@@ -116,6 +116,15 @@ def progress_bar(doing: str) -> Iterator[Callable[[float], None]]:
     shape = "{desc} {percentage:3.0f}% |{bar}| {elapsed}"
     with tqdm(total=1.0, desc=doing, bar_format=shape, leave=False, disable=None) as bar:
         yield lambda share: bar.update(share - bar.n)
+
+
+def reading(items: Iterable[Item], file: BinaryIO) -> Iterator[Item]:
+    """``items``, which come out of ``file``, under a bar that shows how much of it is read."""
+    size = os.fstat(file.fileno()).st_size
+    with progress_bar("reading") as progress:
+        for item in items:
+            progress(file.tell() / size)
+            yield item
 
 
 @contextmanager
@@ -235,10 +244,10 @@ def project_file(name: str) -> Path:
 
 
 def pareto_front(
-    points: Iterable[Point], gains: Callable[[Point], tuple[float, float]]
-) -> list[Point]:
+    points: Iterable[Item], gains: Callable[[Item], tuple[float, float]]
+) -> list[Item]:
     """The points that no other beats in both of their ``gains``, largest first gain first."""
-    best: list[Point] = []
+    best: list[Item] = []
     for point in sorted(points, key=gains, reverse=True):
         if not best or gains(point)[1] > gains(best[-1])[1]:
             best.append(point)

@@ -1,19 +1,27 @@
-"""Large JSON objects read piece by piece, with the standard library's decoder.
+"""JSON of recordings: large objects read piece by piece, and tables of token counts.
 
 Covered: one object in a UTF-8 file, of which one key holds a long list whose items come one at a
-time; at most one item and one chunk of text are in memory. Not covered: any other top level.
+time, so that at most one item and one chunk of text are in memory; and what can be wrong with a
+list of lists of whole numbers. Not covered: any other top level.
 """
 
 from __future__ import annotations
 
 import codecs
 import json
-import os
 import re
-from collections.abc import Callable, Iterator
+from array import array
+from collections.abc import Iterator
+from itertools import chain
 from typing import Any, BinaryIO
 
+import numpy as np
+
+from eplb.common import UserError
+
 CHUNK_BYTES = 1 << 20
+# More tokens than this in one record are a mistake, and could overflow the sums of windows.
+MOST_TOKENS = 2**40
 # The decoder reports a token that was cut by the end of the text at the token's start, and the
 # longest token but strings is "-Infinity"; strings have a message of their own.
 LONGEST_TOKEN = 16
@@ -24,16 +32,12 @@ class BadJson(Exception):
     """What is wrong with the text, as a predicate: "is empty", "is cut off after …"."""
 
 
-def items_of(
-    file: BinaryIO, list_key: str, progress: Callable[[int, int], None] | None = None
-) -> Iterator[tuple[str, Any]]:
+def items_of(file: BinaryIO, list_key: str) -> Iterator[tuple[str, Any]]:
     """Yield (key, value) of the object in ``file``, but each item of ``list_key`` on its own.
-
-    progress: called with (bytes read, bytes in the file) after every chunk
 
     Raises `BadJson` for anything but one whole object in which ``list_key`` is a list.
     """
-    text = _Text(file, progress)
+    text = _Text(file)
     if text.next() != "{":
         raise BadJson(f'is not a JSON object with "{list_key}"' if text.next() else "is empty")
     found = items = 0
@@ -64,8 +68,8 @@ def items_of(
 class _Text:
     """The text of a file from the reading position on, filled up as needed."""
 
-    def __init__(self, file: BinaryIO, progress: Callable[[int, int], None] | None) -> None:
-        self._file, self._progress = file, progress
+    def __init__(self, file: BinaryIO) -> None:
+        self._file = file
         self._decode = codecs.getincrementaldecoder("utf-8-sig")().decode
         self._scan = json.JSONDecoder().raw_decode
         self._text, self._position, self._dropped = "", 0, 0
@@ -130,6 +134,41 @@ class _Text:
         except UnicodeDecodeError as error:
             raise BadJson("is not JSON: it is not UTF-8 text") from error
         self._dropped, self._position = self.place, 0
-        if self._progress and data:
-            self._progress(self._file.tell(), os.fstat(self._file.fileno()).st_size)
         return bool(data)
+
+
+def table_of(rows: Any, where: str, unit: str, least: int = 0) -> np.ndarray:
+    """[layers, units] int64: ``rows`` as JSON has them, a list of whole numbers for each layer.
+
+    where: of the rows, for the words; unit: what a layer has one number for; least: the smallest
+
+    Raises `UserError` with layer and unit for the first value that is no number from ``least`` to
+    `MOST_TOKENS`.
+    """
+    try:
+        table = np.array([array("q", row) for row in rows])
+    except (TypeError, ValueError, OverflowError):
+        table = np.empty(0)
+    fits = table.ndim == 2 and table.size and least <= table.min() and table.max() <= MOST_TOKENS
+    # JSON's true passes for the integer 1.
+    if not fits or (table.min() <= 1 and bool in map(type, chain.from_iterable(rows))):
+        raise UserError(f"{where}{next(_faults(rows, unit, least))}")
+    return table
+
+
+def _faults(rows: Any, unit: str, least: int) -> Iterator[str]:
+    """What `table_of` refuses ``rows`` for."""
+    if not isinstance(rows, list) or not rows:
+        yield " is not a list of layers; every layer needs a list of whole numbers"
+    for layer, row in enumerate(rows):
+        if not isinstance(row, list) or not row:
+            yield f", layer {layer} is not a list of whole numbers, one per {unit}"
+        if len(row) != len(rows[0]):
+            found = f"{len(row)} {unit}s, layer 0 has {len(rows[0])}"
+            yield f", layer {layer} has {found}; every layer must have the same number"
+        for place, number in enumerate(row):
+            if type(number) is not int or not least <= number <= MOST_TOKENS:
+                shown = json.dumps(number)
+                shown = shown if len(shown) <= 40 else f"{shown[:40]}…"
+                limits = f"they must be integers from {least} to {MOST_TOKENS}"
+                yield f", layer {layer}, {unit} {place} is {shown}; {limits}"

@@ -12,19 +12,19 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from eplb.common import UserError
+from eplb.common import UserError, reading
+from eplb.jsonstream import table_of
 from eplb.placement import Deployment
 
 RECORD_TYPE = "eplb_load_stats"
 SUFFIX = ".jsonl"
-MOST_TOKENS = 2**40  # in one slot, as in a trace
 _TYPED = re.compile(rb'"record_type"\s*:')
 _HEAD_BYTES = 1 << 16
 _BYTE_ORDER_MARK = b"\xef\xbb\xbf"
@@ -66,18 +66,17 @@ def recognises(path: Path) -> bool:
     return bool(_recordings(path))
 
 
-def read(path: Path, progress: Callable[[int, int], None] | None = None) -> Recording:
+def read(path: Path) -> Recording:
     """Read a file or folder of load statistics; raise `UserError` with file, line and layer.
 
     A folder stands for its model with the most layers, which a draft model has few of.
-    progress: called with (bytes read, bytes in the file) after every line
     """
     recordings = _recordings(path)
     if len(recordings) > 1:
         recordings.sort(key=lambda file: -len(_window(*next(_windows(file)))))
     file = recordings[0]
     windows: list[np.ndarray] = []
-    for where, record in _windows(file, progress):
+    for where, record in _windows(file):
         window = _window(where, record)
         if windows and window.shape != windows[0].shape:
             raise UserError(
@@ -93,14 +92,10 @@ def read(path: Path, progress: Callable[[int, int], None] | None = None) -> Reco
     return Recording(np.stack(windows), sizes | {"num_slots": slots})
 
 
-def _lines(
-    file: Path, progress: Callable[[int, int], None] | None = None
-) -> Iterator[tuple[str, dict[str, Any]]]:
+def _lines(file: Path) -> Iterator[tuple[str, dict[str, Any]]]:
     """Every object of the JSON lines in ``file``, after the words that name its line."""
-    done, total = 0, file.stat().st_size
     with file.open("rb") as stream:
-        for number, line in enumerate(stream, 1):
-            done += len(line)
+        for number, line in enumerate(reading(stream, stream), 1):
             where = f"{file}: line {number}"
             try:
                 record = json.loads(line.removeprefix(_BYTE_ORDER_MARK) or b"null")
@@ -110,8 +105,6 @@ def _lines(
                 if number > 1 and not line.endswith(b"\n"):
                     return
                 raise UserError(f"{where} is not JSON ({error}); remove it") from error
-            if progress:
-                progress(done, total)
             if isinstance(record, dict):
                 yield where, record
 
@@ -132,11 +125,9 @@ def _looks_recorded(file: Path) -> bool:
     return bool(is_line) and b'"eplb_initial_mapping"' not in head
 
 
-def _windows(
-    file: Path, progress: Callable[[int, int], None] | None = None
-) -> Iterator[tuple[str, dict[str, Any]]]:
+def _windows(file: Path) -> Iterator[tuple[str, dict[str, Any]]]:
     found = False
-    for where, record in _lines(file, progress):
+    for where, record in _lines(file):
         if record.get("record_type") == RECORD_TYPE:
             found = True
             yield where, record
@@ -146,31 +137,15 @@ def _windows(
 
 def _window(where: str, record: dict[str, Any]) -> np.ndarray:
     """[layers, experts] int64: the slots' loads summed by expert."""
-    load, expert = (_table(where, record, key) for key in ("expert_load", "p2l_map"))
+    load = table_of(record.get("expert_load"), f"{where}: expert_load", "slot")
+    expert = table_of(record.get("p2l_map"), f"{where}: p2l_map", "slot", least=-1)
     if load.shape != expert.shape:
         raise UserError(
             f"{where}: expert_load has shape {list(load.shape)}, p2l_map {list(expert.shape)}; "
             f"both are layers x slots"
-        )
-    wrong = np.argwhere((load < 0) | (load > MOST_TOKENS))
-    if wrong.size:
-        layer, slot = wrong[0]
-        raise UserError(
-            f"{where}: layer {layer}, slot {slot} has {load[layer, slot]} tokens; counts go from "
-            f"0 to {MOST_TOKENS}"
         )
     layers, experts = len(load), int(expert.max()) + 1
     # One expert more takes what empty slots counted.
     cell = np.where(expert < 0, experts, expert) + np.arange(layers)[:, None] * (experts + 1)
     sums = np.bincount(cell.ravel(), load.ravel(), layers * (experts + 1)).astype(np.int64)
     return sums.reshape(layers, experts + 1)[:, :experts]
-
-
-def _table(where: str, record: dict[str, Any], key: str) -> np.ndarray:
-    try:
-        table = np.asarray(record.get(key))
-    except ValueError:
-        table = np.empty(0)
-    if table.ndim != 2 or not table.size or table.dtype.kind not in "iu":
-        raise UserError(f"{where}: {key} is not a list of whole numbers for each layer")
-    return table.astype(np.int64)

@@ -14,8 +14,7 @@ import gzip
 import json
 import os
 import zlib
-from array import array
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
@@ -23,8 +22,8 @@ from typing import Any
 import numpy as np
 
 from eplb import loadstats
-from eplb.common import UserError, replacing
-from eplb.jsonstream import BadJson, items_of
+from eplb.common import UserError, reading, replacing
+from eplb.jsonstream import BadJson, items_of, table_of
 from eplb.placement import Deployment
 
 # Records per window of the public file, which does not say so itself.
@@ -32,9 +31,6 @@ PUBLIC_INTERVAL = 100
 
 # The model that `Deployment`'s defaults are for is DeepSeek-V3, with so many experts.
 DEFAULT_EXPERTS = 256
-
-# More tokens than this in one record are a mistake, and could overflow the sums of windows.
-MOST_TOKENS = 2**40
 
 
 @dataclass(frozen=True)
@@ -107,19 +103,20 @@ class Trace:
             )
         return interval
 
-    def windows(self, rebalance_interval: int | None = None) -> np.ndarray:
-        """[windows, layers, experts] int64: sums of ``rebalance_interval`` consecutive records.
+    def records(self, rebalance_interval: int | None = None) -> np.ndarray:
+        """[windows, records per window, layers, experts] int64: the records of whole windows.
 
-        Records left over after the last whole window are dropped. A shorter window would be
-        noisier than the others and yet weigh as much as they do in a mean over windows, so that
-        the score would depend on where the recording happened to stop.
+        Those left over after the last are dropped. A shorter window would be noisier than the
+        others and yet weigh as much as they do in a mean over windows, so that the score would
+        depend on where the recording happened to stop.
         """
-        return self._by_window(self.interval(rebalance_interval)).sum(axis=1, dtype=np.int64)
-
-    def _by_window(self, interval: int) -> np.ndarray:
-        """[windows, interval, layers, experts] the records of whole windows."""
+        interval = self.interval(rebalance_interval)
         whole = len(self.loads) // interval * interval
         return self.loads[:whole].reshape(-1, interval, *self.loads.shape[1:])
+
+    def windows(self, rebalance_interval: int | None = None) -> np.ndarray:
+        """[windows, layers, experts] int64: the sums over the records of each window."""
+        return self.records(rebalance_interval).sum(axis=1, dtype=np.int64)
 
 
 @dataclass(frozen=True)
@@ -134,19 +131,19 @@ class History:
     windows: np.ndarray
 
     @classmethod
-    def of(cls, trace: Trace, interval: int) -> History:
-        """``trace`` in windows of ``interval`` records; those after the last are left out.
+    def of(cls, trace: Trace, rebalance_interval: int | None = None) -> History:
+        """``trace`` in windows, as `Trace.records` cuts them.
 
         Raises `UserError` where nothing can be learned or judged. Single windows and layers may be
         without tokens: they have no balancedness, and averages leave them out.
         """
-        windows = trace.windows(interval)
-        for part, verb in ((windows[:-1], "shown"), (windows[1:], "judged on")):
+        history = cls(trace.records(rebalance_interval), trace.windows(rebalance_interval))
+        for part, verb in ((history.seen, "shown"), (history.windows[1:], "judged on")):
             if not part.any():
                 raise UserError(
                     f"no window that a program is {verb} has any token in it; record some traffic"
                 )
-        return cls(trace._by_window(interval), windows)
+        return history
 
     @property
     def seen(self) -> np.ndarray:
@@ -154,25 +151,21 @@ class History:
         return self.windows[:-1]
 
 
-def read_trace(
-    path: str | os.PathLike, progress: Callable[[int, int], None] | None = None
-) -> Trace:
-    """Read a trace file, also a gzipped one.
+def read_trace(path: str | os.PathLike) -> Trace:
+    """Read a trace file, also a gzipped one; on a terminal, a bar shows how far it is.
 
     Raises `UserError` with file, record and layer for anything unusable.
-
-    progress: called with (bytes read so far, bytes in the file) now and then
     """
     path = Path(path)
     try:
         if loadstats.recognises(path):
-            return _recorded(path, progress)
+            return _recorded(path)
         if path.is_dir():
             raise UserError(f"trace {path} is a directory; name the expert-load.json in it")
         with path.open("rb") as file:
-            if file.peek(2).startswith(b"\x1f\x8b"):
-                return _read(f"trace {path}", items_of(gzip.open(file), "load_history"))
-            return _read(f"trace {path}", items_of(file, "load_history", progress))
+            packed = file.peek(2).startswith(b"\x1f\x8b")
+            items = items_of(gzip.open(file) if packed else file, "load_history")
+            return _read(f"trace {path}", reading(items, file))
     except (EOFError, gzip.BadGzipFile, zlib.error) as error:
         raise UserError(
             f"trace {path} is cut off or damaged ({error}); download it again"
@@ -189,18 +182,11 @@ def read_trace(
         raise UserError(f"trace {path} {error}; record or download it again") from error
 
 
-def _recorded(path: Path, progress: Callable[[int, int], None] | None) -> Trace:
+def _recorded(path: Path) -> Trace:
     """The windows of an engine's load statistics, for the deployment that they tell."""
-    recording = loadstats.read(path, progress)
-    sizes = recording.sizes
-    header = {
-        "source": "load statistics",
-        "num_gpus": sizes["num_ranks"],
-        "num_replicas": sizes["num_slots"],
-        "num_groups": sizes["num_groups"],
-        "num_nodes": sizes["num_nodes"],
-        "rebalance_interval": 1,
-    }
+    recording = loadstats.read(path)
+    header = {"source": "load statistics", "rebalance_interval": 1} | recording.sizes
+    header["num_gpus"], header["num_replicas"] = header["num_ranks"], header["num_slots"]
     return Trace(recording.loads, _checked_header(f"trace {path}", header))
 
 
@@ -211,7 +197,10 @@ def _read(where: str, items: Iterator[tuple[str, Any]]) -> Trace:
         if key != "load_history":
             header[key] = value
             continue
-        load = _load_of(value, f"{where}: record {len(records)}")
+        rows = value.get("logical_expert_load") if isinstance(value, dict) else None
+        load = table_of(rows, f"{where}: logical_expert_load of record {len(records)}", "expert")
+        # Four bytes a number where they suffice.
+        load = load.astype(np.int32) if load.max() <= np.iinfo(np.int32).max else load
         records.append(load)
         if load.shape != records[0].shape:
             (layers, experts), first = load.shape, records[0].shape
@@ -222,49 +211,6 @@ def _read(where: str, items: Iterator[tuple[str, Any]]) -> Trace:
     if not records:
         raise UserError(f"{where}: load_history has no records; record a longer history")
     return Trace(np.stack(records, dtype=np.int64), _checked_header(where, header))
-
-
-def _load_of(record: Any, where: str) -> np.ndarray:
-    """[layers, experts] integers of one record, in four bytes each where they fit."""
-    rows = record.get("logical_expert_load") if isinstance(record, dict) else None
-    if not isinstance(rows, list) or not rows:
-        raise UserError(
-            f'{where} has no "logical_expert_load", a list of layers; '
-            "every record needs one list of token counts per layer"
-        )
-    numbers = array("q")
-    for layer, row in enumerate(rows):
-        if not isinstance(row, list) or not row:
-            raise UserError(f"{where}, layer {layer} is not a list of token counts per expert")
-        if len(row) != len(rows[0]):
-            raise UserError(
-                f"{where}, layer {layer} has {len(row)} experts, layer 0 has {len(rows[0])}; "
-                "every layer must have the same number"
-            )
-        try:
-            numbers.extend(array("q", row))
-        except (TypeError, OverflowError):
-            _check_row(row, f"{where}, layer {layer}")
-    load = np.frombuffer(numbers, dtype=np.int64).reshape(len(rows), -1)
-    # JSON's true passes for the integer 1: look closely at the few rows that could hide one.
-    suspects = (load <= 1).any(axis=1) | (load > MOST_TOKENS).any(axis=1)
-    for layer in np.flatnonzero(suspects):
-        _check_row(rows[layer], f"{where}, layer {layer}")
-    return load.astype(np.int32) if load.max() <= np.iinfo(np.int32).max else load.copy()
-
-
-def _check_row(row: list[Any], where: str) -> None:
-    for expert, tokens in enumerate(row):
-        if type(tokens) is not int:
-            shown = json.dumps(tokens)
-            shown = shown if len(shown) <= 40 else f"{shown[:40]}…"
-            raise UserError(
-                f"{where}, expert {expert} is {shown}; token counts must be integers from 0 on"
-            )
-        if tokens < 0 or tokens > MOST_TOKENS:
-            raise UserError(
-                f"{where}, expert {expert} is {tokens}; token counts go from 0 to {MOST_TOKENS}"
-            )
 
 
 def _checked_header(where: str, header: dict[str, Any]) -> TraceHeader:

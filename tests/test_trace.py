@@ -7,6 +7,7 @@ import json
 import os
 import subprocess
 import sys
+from contextlib import nullcontext
 from pathlib import Path
 
 import numpy as np
@@ -15,10 +16,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import array_shapes, arrays
 
-from eplb import jsonstream
+from eplb import common, jsonstream
 from eplb.common import UserError
+from eplb.jsonstream import MOST_TOKENS, BadJson, items_of
 from eplb.placement import Deployment
-from eplb.trace import MOST_TOKENS, Trace, TraceHeader, read_trace, write_trace
+from eplb.trace import Trace, TraceHeader, read_trace, write_trace
 
 ROOT = Path(__file__).parent.parent
 
@@ -120,13 +122,13 @@ def test_gzipped_traces_are_read_and_damage_is_told(tmp_path):
     assert "cut off or damaged" in error_of(tmp_path, packed[:-8] + 8 * b"\0")
 
 
-def test_progress_reaches_the_end(tmp_path, small_chunks):
-    path = written(tmp_path, history([[1]], [[2]]))
-    calls: list[tuple[int, int]] = []
-    read_trace(path, progress=lambda done, total: calls.append((done, total)))
-    size = path.stat().st_size
-    assert calls[-1] == (size, size)
-    assert [done for done, _ in calls] == sorted(done for done, _ in calls)
+@pytest.mark.parametrize("pack", [bytes, gzip.compress])
+def test_a_terminal_shows_how_much_is_read(tmp_path, small_chunks, monkeypatch, pack):
+    shares = []
+    monkeypatch.setattr(common, "progress_bar", lambda doing: nullcontext(shares.append))
+    read_trace(written(tmp_path, pack(history([[1]], [[2]], model="m").encode())))
+    assert len(shares) == 3 and shares == sorted(shares)
+    assert 0 < shares[0] and shares[-1] <= 1.0
 
 
 def test_no_load_is_not_an_error(tmp_path):
@@ -198,10 +200,10 @@ def test_one_wrong_character_is_found_without_reading_on(tmp_path):
         '{"load_history": [{"logical_expert_load": [[1, 2; 3]]}, ' + json.dumps([record] * 9000)[1:]
     )
     path = written(tmp_path, text + "}")
-    done = []
-    with pytest.raises(UserError, match="not JSON"):
-        read_trace(path, progress=lambda read, _: done.append(read))
-    assert done[-1] <= jsonstream.CHUNK_BYTES < path.stat().st_size
+    with path.open("rb", buffering=0) as file:
+        with pytest.raises(BadJson, match="not JSON"):
+            list(items_of(file, "load_history"))
+        assert file.tell() <= jsonstream.CHUNK_BYTES < path.stat().st_size
 
 
 def test_missing_directory_unreadable(tmp_path):

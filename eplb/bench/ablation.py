@@ -93,7 +93,7 @@ def evolve(seed: int, generations: int, score: Callable) -> tuple[float, list[st
 def run(seeds: int, generations: int = 40) -> tuple[dict[str, list[float]], list[str]]:
     """The best score of every seed by what is left out, and all proposals where nothing is."""
     trace = generate(replace(PRESETS["deepseek-v3"], **SMALL))
-    history = History.of(trace, trace.interval())
+    history = History.of(trace)
     best, proposals = defaultdict(list), []
     with Sandbox() as sandbox, TemporaryDirectory() as folder:
 

@@ -100,7 +100,7 @@ def read_history(scenario: Scenario, seed: int) -> History:
     trace = scenario.workload
     if isinstance(trace, str):
         trace = generate(replace(PRESETS[trace], seed=seed))
-    return History.of(trace, trace.interval())
+    return History.of(trace)
 
 
 def measure(
@@ -245,7 +245,7 @@ def recorded_scenario(file: str, *numbers: str) -> Scenario:
     try:
         deployment = Deployment(*map(positive_int, numbers))
         trace = read_trace(Path(file))
-        History.of(trace, trace.interval())
+        History.of(trace)
         deployment.check(trace.loads.shape[2])
     except (argparse.ArgumentTypeError, UserError) as error:
         raise UserError(f"--trace {file} {' '.join(numbers)}: {error}") from error

@@ -12,7 +12,7 @@ import numpy as np
 
 from eplb.evaluation.attribution import Attribution, attribute
 from eplb.evaluation.measure import Evaluation
-from eplb.evaluation.scores import SCORINGS, Figures, PlacementScores
+from eplb.evaluation.scores import Figures, PlacementScores
 
 # How many layers and windows are named, and lines of a traceback shown.
 WORST = 3
@@ -68,14 +68,14 @@ class Gains:
     worth: dict[str, float]
 
     @classmethod
-    def of(cls, evaluation: Evaluation, figures: Figures, scoring: str) -> Gains:
-        parts = attribute(evaluation.scores)
+    def of(cls, evaluation: Evaluation) -> Gains:
+        figures, parts = evaluation.figures, attribute(evaluation.scores)
         losses = {name: loss for name, loss in parts.losses.items() if name in _ADVICE}
-        if evaluation.settings.require_locality:
+        if evaluation.settings.rules.require_locality:
             losses.pop("nodes")
         better = {name: figures.with_balance(loss) for name, loss in losses.items()}
         better["speed"] = figures.with_speed(10)
-        return cls(parts, {name: worth_of(figures, f, scoring) for name, f in better.items()})
+        return cls(parts, {name: evaluation.worth_of(figures) for name, figures in better.items()})
 
     @property
     def most(self) -> tuple[str, float] | None:
@@ -84,23 +84,14 @@ class Gains:
         return (part, self.worth[part]) if self.worth[part] >= 0.0005 else None
 
 
-def worth_of(figures: Figures, better: Figures, scoring: str) -> float:
-    """What the combined score would gain with ``better`` figures."""
-    formula = SCORINGS[scoring].formula
-    return formula(better) - formula(figures)
-
-
-def feedback(evaluation: Evaluation, figures: Figures, scoring: str, gains: Gains) -> str:
-    """What to improve in a program that was scored.
-
-    figures, scoring: what its combined score was made of, and how
-    """
+def feedback(evaluation: Evaluation, gains: Gains) -> str:
+    """What to improve in a program that was scored."""
     lines = [
         *_balance_lines(gains),
         _windows_line(evaluation.scores),
         _layers_line(evaluation.scores),
-        _throughput_line(figures),
-        _worth_line(figures, scoring),
+        _throughput_line(evaluation.figures),
+        _worth_line(evaluation),
     ]
     return "\n".join(lines)
 
@@ -169,10 +160,11 @@ def _throughput_line(figures: Figures) -> str:
     return f"Throughput: {'; '.join(phases)}."
 
 
-def _worth_line(figures: Figures, scoring: str) -> str:
+def _worth_line(evaluation: Evaluation) -> str:
     """What speed and balance are worth from here on, by the scoring that the program is under."""
+    figures = evaluation.figures
     better = (figures.with_speed(2), figures.with_balance(0.01), figures.with_balance(1.0))
-    faster, hundredth, perfect = (worth_of(figures, each, scoring) for each in better)
+    faster, hundredth, perfect = map(evaluation.worth_of, better)
     return (
         f"Time: {figures.call_ms:.4g} ms a call, the seed {figures.seed_call_ms:.4g} ms; "
         f"removed {figures.removed:.4f} of the imbalance, speed_score {figures.speed_score:.4f}. "

@@ -9,19 +9,19 @@ from __future__ import annotations
 
 import secrets
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
-from itertools import cycle, islice
+from dataclasses import replace
+from itertools import count, cycle, islice
 from pathlib import Path
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from eplb.common import project_file
-from eplb.evaluation.measure import SEED, Settings, run_program, run_seed
-from eplb.evaluation.scores import SCORINGS, Figures, PlacementScores
+from eplb.evaluation.measure import SEED, Rules, Settings, run_program, run_seed
+from eplb.evaluation.scores import Figures, PlacementScores
 from eplb.sandbox.runner import Refused, Sandbox
-from eplb.throughput.profile import DEFAULT, Serving
 from eplb.trace import History
-from eplb.workload_model import PRESETS, WorkloadModel, generate
+from eplb.workload_model import PRESETS, generate
 
 # In turn: three shapes and three deployments, then other traffic.
 FRESH_PRESETS = ("deepseek-v3", "qwen3-235b", "kimi-k2", "bursty", "requests")
@@ -31,30 +31,11 @@ TIMED_WINDOWS = 4
 REPEATS = 3
 
 
-@dataclass(frozen=True)
-class FreshTrace:
+class FreshTrace(NamedTuple):
     """A trace to be: ``python -m eplb.workload_model --preset … --seed …`` makes it again."""
 
     preset: str
     seed: int
-
-    @property
-    def model(self) -> WorkloadModel:
-        return replace(PRESETS[self.preset], seed=self.seed)
-
-
-@dataclass(frozen=True)
-class FreshScore:
-    """What a program scored on ``trace``; 0.0, and why, where it was refused."""
-
-    trace: FreshTrace
-    score: float
-    refusal: str | None = None
-
-    @property
-    def record(self) -> dict[str, object]:
-        """For JSON; the seed as text, since few readers keep 128 bits of a number."""
-        return {**vars(self), "trace": self.trace.preset, "seed": str(self.trace.seed)}
 
 
 def draw(count: int) -> list[FreshTrace]:
@@ -67,59 +48,57 @@ def score_fresh(
     programs: Sequence[Path],
     traces: Sequence[FreshTrace],
     sandbox: Sandbox,
-    *,
-    require_locality: bool = False,
-    scoring: str = "eplb",
-    dispatch: str = "even",
-    hardware: Sequence[str] = (DEFAULT,),
+    rules: Rules,
     progress: Callable[[float], None] = lambda share: None,
-) -> list[list[FreshScore]]:
+) -> list[list[dict[str, Any]]]:
     """[programs][traces] the score of each program on each trace, by the rules of an evaluation.
 
+    For JSON: "trace" and "seed" (as text, since few readers keep 128 bits of a number), "score"
+    and "refusal", which is None or why the score is 0.0. Node locality is required where the
+    groups divide over the nodes.
+
     The seed is timed once a trace, just before the programs, which run one after another. A program
-    that is the seed is not run again. One that is refused on a trace has 0.0 there.
-    require_locality: where the groups divide over the nodes; progress: told the share done
+    that is the seed is not run again. progress: told the share done
 
     Raises `UserError` where the seed program itself fails.
     """
     code = project_file(SEED).read_bytes()
     are_seeds = [program.read_bytes() == code for program in programs]
-    scores: list[list[FreshScore]] = [[] for _ in programs]
-    for column, trace in enumerate(traces):
-        whole = generate(trace.model)
-        history, deployment = History.of(whole, whole.interval()), whole.deployment()
-        serving = Serving.of(hardware, dispatch, whole.header.top_k)
-        local = require_locality and deployment.can_be_node_local
+    done = count(1)
+    found: list[list[dict[str, Any]]] = [[] for _ in programs]
+    for preset, number in traces:
+        trace = generate(replace(PRESETS[preset], seed=number))
+        history, deployment, serving = History.of(trace), trace.deployment(), rules.serving(trace)
+        local = rules.require_locality and deployment.can_be_node_local
         timed = None if any(are_seeds) else TIMED_WINDOWS
         seed = run_seed(sandbox, history.seen[:timed], deployment)
         for row, (program, is_seed) in enumerate(zip(programs, are_seeds, strict=True)):
+            scored = {"trace": preset, "seed": str(number), "score": 0.0, "refusal": None}
             try:
                 arguments = (sandbox, program, history.seen, deployment)
                 options = {"repeats": REPEATS, "require_locality": local}
                 run = seed if is_seed else run_program(*arguments, **options)
                 placed = PlacementScores(run.placements, history, deployment, serving)
                 figures = Figures.of(placed, run.seconds, seed.seconds)
-                score = FreshScore(trace, SCORINGS[scoring].formula(figures))
+                scored["score"] = rules.combined_score(figures)
             except Refused as error:
-                score = FreshScore(trace, 0.0, str(error))
-            scores[row].append(score)
-            progress((column * len(programs) + row + 1) / (len(traces) * len(programs)))
-    return scores
+                scored["refusal"] = str(error)
+            found[row].append(scored)
+            progress(next(done) / (len(traces) * len(programs)))
+    return found
 
 
-def mean_score(scores: Sequence[FreshScore]) -> float:
+def mean_score(scores: Sequence[dict[str, Any]]) -> float:
     """The mean over the traces, a refusal as 0.0."""
-    return float(np.mean([score.score for score in scores]))
+    return float(np.mean([scored["score"] for scored in scores]))
 
 
 def compare(
-    settings: Settings, scoring: str, count: int, known: float, progress: Callable[[float], None]
-) -> dict[str, object]:
+    settings: Settings, count: int, known: float, progress: Callable[[float], None]
+) -> dict[str, Any]:
     """The program's scores on ``count`` traces, and how far their mean is below the ``known``."""
-    same = ("require_locality", "dispatch", "hardware")
-    options = {name: getattr(settings, name) for name in same} | {"progress": progress}
     with Sandbox(settings.timeout, settings.hidden) as sandbox:
-        programs, traces = [settings.program], draw(count)
-        [scores] = score_fresh(programs, traces, sandbox, scoring=scoring, **options)
+        traces = draw(count)
+        [scores] = score_fresh([settings.program], traces, sandbox, settings.rules, progress)
     mean = mean_score(scores)
-    return {"scores": [score.record for score in scores], "mean": mean, "gap": known - mean}
+    return {"scores": scores, "mean": mean, "gap": known - mean}

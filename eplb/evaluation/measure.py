@@ -7,19 +7,20 @@ evaluation, and which failures are the program's and which the user's. Not cover
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from itertools import count
 from pathlib import Path
 
 import numpy as np
 
 from eplb.common import UserError, project_file
-from eplb.evaluation.scores import Figures, PlacementScores
+from eplb.evaluation.scores import SCORINGS, Figures, PlacementScores
 from eplb.placement import Deployment, ExpertPlacement, InvalidPlacement, validate
 from eplb.sandbox.runner import DEFAULT_TIMEOUT, Answer, Refused, Sandbox
 from eplb.throughput.profile import DEFAULT, Serving
-from eplb.trace import History, read_trace
+from eplb.trace import History, Trace, read_trace
 
 SEED = "initial.py"
 # Windows that the seed answers for its time before each run of a program, the first of them to
@@ -63,11 +64,15 @@ def run_program(
     calls, total = count(1), repeats * (len(warm_up) + len(windows))
     first: list[ExpertPlacement] = []
     seconds, seed_seconds = [], []
+
+    def answered(*_: float) -> None:
+        progress(next(calls) / total)
+
     for repeat in range(1, repeats + 1):
         if time_seed:
-            seed = run_seed(sandbox, warm_up, deployment, lambda _: progress(next(calls) / total))
+            seed = run_seed(sandbox, warm_up, deployment, answered)
             seed_seconds.append(seed.seconds[0])
-        run = sandbox.run(program, windows, deployment, lambda: progress(next(calls) / total))
+        run = sandbox.run(program, windows, deployment, answered)
         seconds.append(run.seconds)
         placements = _checked(run.answers, windows, deployment, require_locality)
         first = first or placements
@@ -127,6 +132,28 @@ def _refuse_difference(
 
 
 @dataclass(frozen=True)
+class Rules:
+    """How programs are scored, on whichever trace.
+
+    require_locality: refuse a program that spreads a group over nodes
+    scoring: the name of the combined score in `eplb.evaluation.scores.SCORINGS`
+    dispatch, hardware: how placements are served, as `eplb.throughput.profile.Serving.of` takes it
+    """
+
+    require_locality: bool = False
+    scoring: str = "eplb"
+    dispatch: str = "even"
+    hardware: Sequence[str] = (DEFAULT,)
+
+    def combined_score(self, figures: Figures) -> float:
+        return SCORINGS[self.scoring].formula(figures)
+
+    def serving(self, trace: Trace) -> Serving:
+        """How placements of the recorded model are served."""
+        return Serving.of(self.hardware, self.dispatch, trace.header.top_k)
+
+
+@dataclass(frozen=True)
 class Settings:
     """What to evaluate and how.
 
@@ -136,7 +163,6 @@ class Settings:
     timeout: seconds that one run may take
     seed_history: score the seed on the whole history too, to compare with
     hidden: files and folders that the program must not see, besides the trace and this project
-    dispatch, hardware: how placements are served, as `eplb.throughput.profile.Serving.of` takes it
     """
 
     program: Path
@@ -144,12 +170,10 @@ class Settings:
     sizes: Mapping[str, int | None] = field(default_factory=dict)
     rebalance_interval: int | None = None
     repeats: int = 3
-    require_locality: bool = False
     timeout: float = DEFAULT_TIMEOUT
     seed_history: bool = False
     hidden: tuple[Path, ...] = ()
-    dispatch: str = "even"
-    hardware: tuple[str, ...] = (DEFAULT,)
+    rules: Rules = Rules()
 
 
 @dataclass(frozen=True)
@@ -168,67 +192,58 @@ class Evaluation:
     scores: PlacementScores | None = None
     refusal: Refused | None = None
 
-    @property
+    @cached_property
     def figures(self) -> Figures:
         """What the combined score of a program that was not refused is made of."""
         return Figures.of(self.scores, self.run.seconds, self.run.seed_seconds)
 
+    def worth_of(self, better: Figures) -> float:
+        """What the combined score would gain with ``better`` figures."""
+        combined = self.settings.rules.combined_score
+        return combined(better) - combined(self.figures)
+
 
 def evaluate(settings: Settings, progress: Callable[[float], None]) -> Evaluation:
-    """Measure ``settings.program``; ``progress`` is told the share of the work that is done.
+    """Measure ``settings.program``; ``progress`` is told the share of its windows that is done.
 
     Raises `UserError` for what the user can put right. What the program does wrong is in the
     result's ``refusal``.
     """
-    _check_program(settings.program)
-    reading = 1 / (settings.repeats + 1)
-    options = {
-        "repeats": settings.repeats,
-        "require_locality": settings.require_locality,
-        "time_seed": True,
-        "progress": lambda share: progress(reading + (1 - reading) * share),
-    }
+    program, rules = settings.program, settings.rules
+    if not program.is_file():
+        what = f"{program} is a folder" if program.is_dir() else f"there is no program {program}"
+        raise UserError(f"{what}; --program_path names one Python file")
+    options = {"repeats": settings.repeats, "require_locality": rules.require_locality}
     with Sandbox(settings.timeout, (settings.trace, *settings.hidden)) as sandbox:
         # The sandbox imports torch in the meantime.
-        deployment, history, serving = _read(settings, lambda share: progress(reading * share))
+        trace = read_trace(settings.trace)
+        deployment, history = _task(settings, trace)
+        setting = (history, deployment, rules.serving(trace))
         found = {}
         if settings.seed_history:
             seed = run_seed(sandbox, history.seen, deployment)
-            found["seed_scores"] = PlacementScores(seed.placements, history, deployment, serving)
+            found["seed_scores"] = PlacementScores(seed.placements, *setting)
         try:
-            run = run_program(sandbox, settings.program, history.seen, deployment, **options)
-            found["run"] = run
-            found["scores"] = PlacementScores(run.placements, history, deployment, serving)
+            sandboxed = (sandbox, program, history.seen, deployment)
+            run = run_program(*sandboxed, **options, time_seed=True, progress=progress)
+            found |= {"run": run, "scores": PlacementScores(run.placements, *setting)}
         except Refused as error:
             found["refusal"] = error
         return Evaluation(settings, deployment, history, sandbox.isolation, **found)
 
 
-def _check_program(program: Path) -> None:
-    if not program.is_file():
-        what = f"{program} is a folder" if program.is_dir() else f"there is no program {program}"
-        raise UserError(f"{what}; --program_path names one Python file")
-    try:
-        program.open("rb").close()
-    except OSError as error:
-        raise UserError(f"cannot read the program {program}: {error.strerror}") from error
-
-
-def _read(
-    settings: Settings, progress: Callable[[float], None]
-) -> tuple[Deployment, History, Serving]:
-    """Read the trace, cut it into windows and settle what it is placed on and served by."""
-    trace = read_trace(settings.trace, lambda done, total: progress(done / total if total else 1.0))
+def _task(settings: Settings, trace: Trace) -> tuple[Deployment, History]:
+    """Settle what the experts are placed on, and cut the trace into windows."""
     try:
         deployment = trace.deployment(**settings.sizes)
-        history = History.of(trace, trace.interval(settings.rebalance_interval))
+        history = History.of(trace, settings.rebalance_interval)
     except UserError as error:
         raise UserError(f"trace {settings.trace}: {error}") from error
-    if settings.require_locality and not deployment.can_be_node_local:
+    if settings.rules.require_locality and not deployment.can_be_node_local:
         groups, nodes = deployment.num_groups, deployment.num_nodes
         raise UserError(
             f"--locality require needs whole groups per node, and num_groups {groups} is not a "
             f"multiple of num_nodes {nodes}; the nearest value that works is "
             f"{-(-groups // nodes) * nodes}, or use --locality report"
         )
-    return deployment, history, Serving.of(settings.hardware, settings.dispatch, trace.header.top_k)
+    return deployment, history

@@ -16,7 +16,7 @@ import numpy as np
 from eplb.common import UserError, write_text
 from eplb.evaluation.feedback import Gains, feedback, printable, refusal_feedback, worst_layers
 from eplb.evaluation.measure import Evaluation
-from eplb.evaluation.scores import SCORINGS, Figures, combined_scores
+from eplb.evaluation.scores import combined_scores
 
 PLOTS = ("gpu_loads.png", "balancedness.png")
 
@@ -52,65 +52,52 @@ def _write(path: Path, content: dict[str, Any]) -> None:
     write_text(path, json.dumps(content, indent=2, allow_nan=False) + "\n")
 
 
-def metrics_of(evaluation: Evaluation, scoring: str) -> dict[str, Any]:
+def metrics_of(evaluation: Evaluation) -> dict[str, Any]:
     """The content of metrics.json. ``public`` is what a model may see."""
-    if evaluation.refusal is not None:
-        return _refused(evaluation)
-    figures, run = evaluation.figures, evaluation.run
-    gains = Gains.of(evaluation, figures, scoring)
-    run_seconds = run.seconds.sum(axis=1)
+    refusal, run = evaluation.refusal, evaluation.run
+    if refusal is None:
+        gains, errors = Gains.of(evaluation), []
+        score = evaluation.settings.rules.combined_score(evaluation.figures)
+        public, private = evaluation.figures.public, _extras(evaluation, gains)
+        text, run_seconds = feedback(evaluation, gains), run.seconds.sum(axis=1)
+    else:
+        score, public, private, run_seconds = 0.0, {}, {}, np.zeros(1)
+        errors = [printable(str(refusal), 1000)]
+        text = refusal_feedback(errors[0], refusal.traceback)
     return {
-        "combined_score": SCORINGS[scoring].formula(figures),
-        "public": figures.public,
-        "private": {
-            **_setting(evaluation),
-            "scoring": scoring,
-            **_extras(evaluation, figures, gains),
-        },
-        "text_feedback": feedback(evaluation, figures, scoring, gains),
+        "combined_score": score,
+        "public": public,
+        "private": _setting(evaluation) | private,
+        "text_feedback": text,
         # As ShinkaEvolve means them: seconds of one whole run, over the runs.
         "execution_time_mean": float(run_seconds.mean()),
         "execution_time_std": float(run_seconds.std()),
-        "num_valid_runs": evaluation.settings.repeats,
-        "num_invalid_runs": 0,
-        "all_validation_errors": [],
-    }
-
-
-def _refused(evaluation: Evaluation) -> dict[str, Any]:
-    reason = printable(str(evaluation.refusal), 1000)
-    return {
-        "combined_score": 0.0,
-        "public": {},
-        "private": _setting(evaluation),
-        "text_feedback": refusal_feedback(reason, evaluation.refusal.traceback),
-        "execution_time_mean": 0.0,
-        "execution_time_std": 0.0,
-        "num_valid_runs": 0,
-        "num_invalid_runs": 1,
-        "all_validation_errors": [reason],
+        "num_valid_runs": 0 if errors else evaluation.settings.repeats,
+        "num_invalid_runs": len(errors),
+        "all_validation_errors": errors,
     }
 
 
 def _setting(evaluation: Evaluation) -> dict[str, Any]:
     """What was measured on what, so that the figures can be told apart and made again."""
-    settings = evaluation.settings
+    settings, rules = evaluation.settings, evaluation.settings.rules
     _, layers, experts = evaluation.history.windows.shape
     return {
         "program": str(settings.program),
         "trace": str(settings.trace),
         "deployment": {**vars(evaluation.deployment), "layers": layers, "experts": experts},
         "isolation": evaluation.isolation,
-        "locality": "require" if settings.require_locality else "report",
+        "locality": "require" if rules.require_locality else "report",
         "repeats": settings.repeats,
-        "hardware": " ".join(settings.hardware),
-        "dispatch": settings.dispatch,
+        "hardware": " ".join(rules.hardware),
+        "dispatch": rules.dispatch,
+        "scoring": rules.scoring,
     }
 
 
-def _extras(evaluation: Evaluation, figures: Figures, gains: Gains) -> dict[str, Any]:
+def _extras(evaluation: Evaluation, gains: Gains) -> dict[str, Any]:
     """For the researcher: everything by window and repeat."""
-    run, seed = evaluation.run, evaluation.seed_scores
+    run, figures, seed = evaluation.run, evaluation.figures, evaluation.seed_scores
     extras = {
         "combined_scores": combined_scores(figures),
         "throughput": {

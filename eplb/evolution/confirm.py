@@ -15,7 +15,8 @@ from typing import Any
 import yaml
 
 from eplb.common import DONE, ArgumentParser, UserError, exit_on_user_error, progress_bar
-from eplb.evaluation.fresh import FreshScore, draw, mean_score, score_fresh
+from eplb.evaluation.fresh import draw, mean_score, score_fresh
+from eplb.evaluation.measure import Rules
 from eplb.evolution.resume import hold, keep
 from eplb.evolution.rundb import Program, Run, read_run
 from eplb.sandbox.runner import Sandbox
@@ -33,17 +34,17 @@ def confirm(run: Run) -> str:
     programs = finalists(run)
     if not programs:
         raise UserError(f"no program of {run.folder} could be scored; there is nothing to confirm")
-    options = _options(run.folder / ".hydra" / "config.yaml")
+    rules = _rules(run.folder / ".hydra" / "config.yaml")
     with tempfile.TemporaryDirectory(prefix="finalists-") as name:
         files = [Path(name) / f"{i}.py" for i in range(len(programs))]
         for file, program in zip(files, programs, strict=True):
             file.write_text(program.code, encoding="utf-8")
         hidden = (Path(name), run.folder)
         with Sandbox(hidden=hidden) as sandbox, progress_bar("confirming") as progress:
-            scores = score_fresh(files, draw(TRACES), sandbox, progress=progress, **options)
+            scores = score_fresh(files, draw(TRACES), sandbox, rules, progress)
     rows = [_row(*of) for of in zip(programs, scores, strict=True)]
     winner = max(rows, key=lambda row: (row["fresh"], row["known"]))
-    found = options | {"winner": winner["generation"], "programs": rows}
+    found = vars(rules) | {"winner": winner["generation"], "programs": rows}
     keep(run.folder, programs[rows.index(winner)], json.dumps(found, indent=1))
     ahead = f", {winner['fresh'] - rows[-1]['fresh']:+.4f} to the start program"
     return (
@@ -71,21 +72,21 @@ def _normal(code: str) -> str:
         return code
 
 
-def _options(saved: Path) -> dict[str, Any]:
+def _rules(saved: Path) -> Rules:
     """How the run scores programs, as its saved configuration says; else the defaults."""
     config = yaml.safe_load(saved.read_text("utf-8")) if saved.is_file() else {}
     given = config.get("distributed_job_config", {}).get("extra_cmd_args", {})
     options = {name: given[name] for name in ("scoring", "dispatch") if name in given}
     if "hardware" in given:
         options["hardware"] = [given["hardware"]]
-    return options | {"require_locality": given.get("locality") == "require"}
+    return Rules(given.get("locality") == "require", **options)
 
 
-def _row(program: Program, scores: list[FreshScore]) -> dict[str, Any]:
-    mean, records = mean_score(scores), [score.record for score in scores]
+def _row(program: Program, scores: list[dict[str, Any]]) -> dict[str, Any]:
+    mean = mean_score(scores)
     row = {"generation": program.generation, "id": program.id, "name": program.name}
     row |= {"start": program.is_seed, "known": program.score, "fresh": mean}
-    return row | {"gap": program.score - mean, "scores": records}
+    return row | {"gap": program.score - mean, "scores": scores}
 
 
 def main() -> int:

@@ -22,7 +22,7 @@ from tests.evaluation.measured import (
 
 
 def told(scores, scoring="eplb", seconds=0.002):
-    return metrics_of(evaluation_of(scores, (seconds,)), scoring)["text_feedback"]
+    return metrics_of(evaluation_of(scores, (seconds,), scoring))["text_feedback"]
 
 
 def test_figures_have_four_digits_and_are_those_of_the_scores():

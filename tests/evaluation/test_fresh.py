@@ -10,7 +10,8 @@ import pytest
 from eplb.common import project_file
 from eplb.evaluation import fresh
 from eplb.evaluation.fresh import FreshTrace, draw, mean_score, score_fresh
-from eplb.evaluation.scores import Scoring
+from eplb.evaluation.measure import Rules
+from eplb.evaluation.scores import SCORINGS, Scoring
 from eplb.sandbox.runner import Sandbox
 from eplb.workload_model import PRESETS
 
@@ -41,21 +42,22 @@ def test_seeds_have_128_bits_and_presets_take_turns():
     assert len(set(presets[:3])) == 3
     assert presets == [trace.preset for trace in draw(7)]
     for trace in traces:
-        trace.model.deployment.check(trace.model.experts)
+        model = PRESETS[trace.preset]
+        model.deployment.check(model.experts)
 
 
 def test_a_seed_makes_the_same_scores_again(sandbox, small, monkeypatch):
     slots = Scoring(lambda f: f.balancedness_expert, "")
-    monkeypatch.setitem(fresh.SCORINGS, "slots", slots)
+    monkeypatch.setitem(SCORINGS, "slots", slots)
     traces = draw(2)
     shares = []
     # A scoring without the clock.
     first, again = (
-        score_fresh([BALANCED], traces, sandbox, scoring="slots", progress=shares.append)
+        score_fresh([BALANCED], traces, sandbox, Rules(scoring="slots"), shares.append)
         for _ in range(2)
     )
     assert first == again
-    assert [score.trace for score in first[0]] == [score.trace for score in again[0]] == traces
+    assert [(score["trace"], int(score["seed"])) for score in first[0]] == traces
     assert shares == [0.5, 1.0] * 2
 
 
@@ -68,12 +70,13 @@ def test_programs_are_told_apart_and_a_refusal_counts_on_its_trace_only(sandbox,
         "    return seed(weight, *sizes)\n"
     )
     traces = [FreshTrace("tiny", 1), FreshTrace("other", 2**100)]
-    honest, refused = score_fresh([SEED, picky], traces, sandbox)
-    assert all(score.refusal is None and score.score > 0 for score in [*honest, refused[0]])
-    assert refused[1].score == 0.0
-    assert "ValueError" in refused[1].refusal
-    assert mean_score(refused) == pytest.approx(refused[0].score / 2)
-    assert refused[1].record["seed"] == str(2**100)
+    honest, refused = score_fresh([SEED, picky], traces, sandbox, Rules())
+    accepted = [*honest, refused[0]]
+    assert all(score["refusal"] is None and score["score"] > 0 for score in accepted)
+    assert refused[1]["score"] == 0.0
+    assert "ValueError" in refused[1]["refusal"]
+    assert mean_score(refused) == pytest.approx(refused[0]["score"] / 2)
+    assert refused[1]["seed"] == str(2**100)
     assert np.isfinite(mean_score(honest))
 
 
@@ -82,10 +85,10 @@ def test_locality_is_required_where_the_groups_divide(sandbox, small):
         [BALANCED],
         [FreshTrace("tiny", 1), FreshTrace("other", 1)],
         sandbox,
-        require_locality=True,
+        Rules(require_locality=True),
     )
-    assert "locality" in scores[0].refusal
-    assert scores[1].refusal is None
+    assert "locality" in scores[0]["refusal"]
+    assert scores[1]["refusal"] is None
 
 
 @pytest.mark.parametrize(
@@ -105,6 +108,6 @@ def test_the_seed_runs_once_a_trace(sandbox, small, monkeypatch, programs, runs)
     answer = sandbox.run
     monkeypatch.setattr(fresh, "TIMED_WINDOWS", 2)
     monkeypatch.setattr(sandbox, "run", run)
-    scores = score_fresh(programs, draw(2), sandbox)
+    scores = score_fresh(programs, draw(2), sandbox, Rules())
     assert asked == runs
-    assert all(score.score > 0 for of in scores for score in of)
+    assert all(score["score"] > 0 for of in scores for score in of)

@@ -40,7 +40,7 @@ def sandbox():
 @cache
 def history_of(trace: str) -> History:
     made = generate(TRACES[trace])
-    return History.of(made, made.interval())
+    return History.of(made)
 
 
 def combined(sandbox: Sandbox, program: Path, trace: str, timed: bool) -> float:

@@ -10,7 +10,6 @@ import numpy as np
 import pytest
 
 from eplb.common import UserError
-from eplb.evaluation.fresh import FreshScore, FreshTrace
 from eplb.evaluation.results import metrics_of, prepare, write_misuse, write_results
 from eplb.evaluation.scores import SCORINGS
 from eplb.evaluation.table import table
@@ -19,9 +18,13 @@ from tests.evaluation import measured
 from tests.evaluation.measured import evaluation_of, random_history, reference_scores
 
 
+def scored_by(scoring):
+    return evaluation_of(reference_scores(random_history(1)), (0.002, 0.004, 0.003), scoring)
+
+
 @pytest.fixture(scope="module")
 def scored():
-    return evaluation_of(reference_scores(random_history(1)), (0.002, 0.004, 0.003))
+    return scored_by("eplb")
 
 
 @pytest.fixture(scope="module")
@@ -30,9 +33,9 @@ def refused():
     return measured.refused(random_history(1), reason)
 
 
-def written(folder, evaluation, scoring="eplb"):
+def written(folder, evaluation):
     prepare(folder)
-    write_results(folder, metrics_of(evaluation, scoring))
+    write_results(folder, metrics_of(evaluation))
     return [json.loads((folder / name).read_text()) for name in ("metrics.json", "correct.json")]
 
 
@@ -71,7 +74,7 @@ def test_windows_without_tokens_have_no_figure_and_count_in_no_mean():
     windows = history.windows.copy()
     windows[2] = 0
     scores = reference_scores(type(history)(windows[:, None], windows))
-    metrics = metrics_of(evaluation_of(scores), "eplb")
+    metrics = metrics_of(evaluation_of(scores))
     by_window = metrics["private"]["by_window"]["balancedness_score"]
     assert [value is None for value in by_window] == [False, True, False, False]
     known = [value for value in by_window if value is not None]
@@ -80,27 +83,24 @@ def test_windows_without_tokens_have_no_figure_and_count_in_no_mean():
     assert "nan" not in shown(metrics) + metrics["text_feedback"]
 
 
-def test_all_numbers_are_finite_python_numbers(scored, refused):
-    for evaluation in (scored, refused):
-        for scoring in SCORINGS:
-            for leaf in leaves(metrics_of(evaluation, scoring)):
-                assert type(leaf) in (float, int, str, bool)
-                assert not isinstance(leaf, float) or math.isfinite(leaf)
+def test_all_numbers_are_finite_python_numbers(refused):
+    for evaluation in (refused, *map(scored_by, SCORINGS)):
+        for leaf in leaves(metrics_of(evaluation)):
+            assert type(leaf) in (float, int, str, bool)
+            assert not isinstance(leaf, float) or math.isfinite(leaf)
 
 
 def test_a_single_window_migrates_nothing():
     history = random_history(4, windows=2)
-    metrics = metrics_of(evaluation_of(reference_scores(history)), "eplb")
+    metrics = metrics_of(evaluation_of(reference_scores(history)))
     assert metrics["public"]["migrated_experts"] == 0.0
 
 
-def test_the_chosen_scoring_is_the_combined_score(scored):
-    for scoring in SCORINGS:
-        metrics = metrics_of(scored, scoring)
-        assert metrics["combined_score"] == metrics["private"]["combined_scores"][scoring]
-    assert len({metrics_of(scored, scoring)["combined_score"] for scoring in SCORINGS}) == len(
-        SCORINGS
-    )
+def test_the_chosen_scoring_is_the_combined_score():
+    metrics = {scoring: metrics_of(scored_by(scoring)) for scoring in SCORINGS}
+    for scoring, each in metrics.items():
+        assert each["combined_score"] == each["private"]["combined_scores"][scoring]
+    assert len({each["combined_score"] for each in metrics.values()}) == len(SCORINGS)
 
 
 def test_a_refused_program_scores_nothing_and_is_told_why(refused, tmp_path):
@@ -170,8 +170,8 @@ def shown(metrics):
     return table(metrics, Path("results"), "python evaluate.py --program_path program.py --fresh 3")
 
 
-def test_the_table_says_it_at_a_glance(scored):
-    metrics = metrics_of(scored, "openevolve")
+def test_the_table_says_it_at_a_glance():
+    metrics = metrics_of(scored_by("openevolve"))
     lines = shown(metrics).splitlines()
     assert [line.split()[0] for line in lines[:4]] == ["program", "trace", "deployment", "model"]
     assert "32 slots on 8 GPUs of 2 nodes" in lines[2]
@@ -189,12 +189,12 @@ def test_the_table_says_it_at_a_glance(scored):
 
 
 def test_the_table_shows_fresh_traces_and_the_gap(scored):
-    metrics = metrics_of(scored, "eplb")
-    scores = [
-        FreshScore(FreshTrace("kimi-k2", 2**128 - 1), 0.5),
-        FreshScore(FreshTrace("bursty", 5), 0.0, "window 0: phy2log: layer 0 has no slot"),
+    metrics = metrics_of(scored)
+    why = "window 0: phy2log: layer 0 has no slot"
+    records = [
+        {"trace": "kimi-k2", "seed": str(2**128 - 1), "score": 0.5, "refusal": None},
+        {"trace": "bursty", "seed": "5", "score": 0.0, "refusal": why},
     ]
-    records = [score.record for score in scores]
     metrics["private"]["fresh"] = {"scores": records, "mean": 0.25, "gap": 0.1}
     text = shown(json.loads(json.dumps(metrics)))
     assert "on fresh traces         0.2500      0.1000 below the known trace" in text
@@ -204,22 +204,22 @@ def test_the_table_shows_fresh_traces_and_the_gap(scored):
 
 
 def test_the_table_of_a_refused_program_has_the_reason(refused):
-    text = shown(metrics_of(refused, "eplb"))
+    text = shown(metrics_of(refused))
     assert "REFUSED, score 0\n  window 3: phy2log: layer 1 has no slot for expert 2\n" in text
     assert text.startswith("program                 program.py")
     assert "text_feedback in results/metrics.json" in text.splitlines()[-1]
 
 
 def test_the_table_shows_any_name_of_a_file(refused):
-    metrics = metrics_of(refused, "eplb")
+    metrics = metrics_of(refused)
     metrics["private"]["program"] = "a\n\x1b[31m\udcff.py"
     text = table(metrics, Path("\udcff"), "python evaluate.py")
     assert text.startswith("program                 a??[31m?.py\n")
     assert text.encode()
 
 
-def test_what_is_kept_of_the_tokens_per_second_is_everywhere(scored):
-    metrics = metrics_of(scored, "throughput")
+def test_what_is_kept_of_the_tokens_per_second_is_everywhere():
+    metrics = metrics_of(scored_by("throughput"))
     public, parts = metrics["public"], metrics["private"]["throughput"]
     kept = [public["kept_prefill"], public["kept_decode"]]
     assert metrics["combined_score"] == pytest.approx(np.mean(kept))

@@ -10,7 +10,7 @@ import pytest
 import yaml
 
 from eplb.common import UserError
-from eplb.evaluation.fresh import FreshScore
+from eplb.evaluation.measure import Rules
 from eplb.evolution import confirm, resume
 from eplb.evolution.rundb import read_run
 
@@ -36,15 +36,13 @@ def scored(monkeypatch):
     """Scores on unseen traces by program, in place of minutes of scoring; what was asked for."""
     asked = {}
 
-    def score_fresh(files, traces, sandbox, **options):
+    def score_fresh(files, traces, sandbox, rules, progress):
         codes = [file.read_text() for file in files]
-        asked.update(options, codes=codes, traces=traces)
+        asked.update(rules=rules, codes=codes, traces=traces)
         steps = [int(code.partition("STEPS = ")[2].split()[0]) for code in codes]
-        return [
-            [FreshScore(trace, 0.0, "refused") if step == 9 else FreshScore(trace, 0.7 - step / 20)]
-            * 3
-            for step, trace in zip(steps, traces * 9, strict=False)
-        ]
+        refused = {"seed": "7", "score": 0.0, "refusal": "refused"}
+        scored = {"seed": "7", "refusal": None}
+        return [[refused if n == 9 else scored | {"score": 0.7 - n / 20}] * 3 for n in steps]
 
     monkeypatch.setattr(confirm, "score_fresh", score_fresh)
     return asked
@@ -82,7 +80,7 @@ def test_programs_are_scored_as_the_run_scores_them(run, scored):
     text = yaml.safe_dump({"distributed_job_config": given})
     (run.folder / ".hydra" / "config.yaml").write_text(text)
     confirm.confirm(read_run(run.folder))
-    assert scored["require_locality"] is True and scored["scoring"] == "adrs"
+    assert scored["rules"] == Rules(require_locality=True, scoring="adrs")
 
 
 def test_half_a_best_program_is_replaced(run):
