@@ -6,37 +6,26 @@ python report_load_statistics.py --expert_statistic_path ./expert_statistic --ep
 
 from __future__ import annotations
 
-import argparse
-from pathlib import Path
-
-from eplb.common import exit_on_user_error, positive_int
+from eplb.common import ArgumentParser, exit_on_user_error, path_argument, plot_argument
 from eplb.planning import command
 from eplb.planning.report import report
-from eplb.throughput.profile import add_arguments
 
 
-def parse_arguments() -> argparse.Namespace:
+def parser() -> ArgumentParser:
     parser = command.parser(
         "Mean, standard deviation and imbalance ratio of the load of each layer.",
-        plot="the load of each rank and layer, before and after",
+        *("ep_size", "first_moe_layer", "validate"),
     )
     add = parser.add_argument
-    add("--eplb_config", type=Path, help="placement file of any engine to project onto")
+    add("--eplb_config", type=path_argument, help="placement file of any engine to project onto")
     add("--per_expert", action="store_true", help="load per expert (per slot with a placement)")
-    add("--ep_size", type=positive_int, help="ranks (default: as many as recorded)")
-    add("--first_moe_layer", type=int, help="its number, where statistics count MoE layers alone")
-    add(
-        "--validate",
-        type=float,
-        metavar="SHARE",
-        help="measure on the last share of the iterations, that a plan has not seen",
-    )
-    add_arguments(parser)
-    return parser.parse_args()
+    picture = "draw the load of each rank and layer, before and after"
+    add("--plot", type=plot_argument, metavar="FILE", help=picture)
+    return parser
 
 
 def main() -> int:
-    return command.tell(*report(**vars(parse_arguments())))
+    return command.tell(*report(parser().parse_args()))
 
 
 if __name__ == "__main__":

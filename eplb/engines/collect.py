@@ -21,6 +21,7 @@ from tqdm import tqdm
 
 from eplb.common import UserError
 from eplb.engines.model import ExpertStatistics
+from eplb.trace import TraceHeader
 
 LAYER = re.compile(r"(?:^|\.)(?:layers|h|blocks)\.(\d+)\.")
 
@@ -168,8 +169,8 @@ def collect(
     if not loads:
         raise UserError(*(notes or ("the dataset holds no text",)))
     top_k = getattr(model.config.get_text_config(), "num_experts_per_tok", None)
-    top_k = top_k if isinstance(top_k, int) else None
-    return ExpertStatistics(np.stack(loads), tuple(modules), start, top_k=top_k, notes=notes)
+    header = TraceHeader(top_k=top_k if isinstance(top_k, int) else None)
+    return ExpertStatistics(np.stack(loads), tuple(modules), start, header, notes=notes)
 
 
 def load(name: str, device: str | None) -> tuple[torch.nn.Module, object]:

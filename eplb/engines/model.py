@@ -16,7 +16,8 @@ import numpy as np
 from eplb.common import UserError
 from eplb.engines.source import Source
 from eplb.loads import experts_in_order
-from eplb.placement import Deployment
+from eplb.placement import Deployment, ExpertPlacement
+from eplb.trace import TraceHeader
 
 
 @dataclass(frozen=True)
@@ -26,9 +27,8 @@ class ExpertStatistics:
     loads: [iterations, layers, experts] int64, tokens routed to each expert
     layers: the number of each layer in the model
     first_iteration: number of the first iteration; the others follow one by one
-    num_ranks, num_slots, num_groups, num_nodes: of the deployment that recorded, if the files tell
-    top_k: experts per token, if the files tell
-    steps_per_iteration: engine steps that an iteration sums up, if the files tell
+    header: what the files tell of the model and of the deployment that recorded; a record of a
+        trace is an iteration here
     model_layers: layers of the model including dense ones, if the files tell
     moe_layers_only: the files number the MoE layers from 0 and skip the dense ones
     notes: what the user should know of the files
@@ -37,12 +37,7 @@ class ExpertStatistics:
     loads: np.ndarray
     layers: tuple[int, ...]
     first_iteration: int = 0
-    num_ranks: int | None = None
-    num_slots: int | None = None
-    num_groups: int | None = None
-    num_nodes: int | None = None
-    top_k: int | None = None
-    steps_per_iteration: int | None = None
+    header: TraceHeader = TraceHeader()
     model_layers: int | None = None
     moe_layers_only: bool = False
     notes: tuple[str, ...] = ()
@@ -57,10 +52,16 @@ class ExpertStatistics:
 
         By default an expert has a slot, ranks have equally many, and there is one group and node.
         """
-        if not (ranks := self.num_ranks):
+        known = self.header
+        if not (gpus := known.num_gpus):
             return None
-        slots = self.num_slots or -(-self.num_experts // ranks) * ranks
-        return Deployment(slots, self.num_groups or 1, self.num_nodes or 1, ranks)
+        slots = known.num_replicas or -(-self.num_experts // gpus) * gpus
+        return Deployment(slots, known.num_groups or 1, known.num_nodes or 1, gpus)
+
+    def on(self, **sizes: int | None) -> ExpertStatistics:
+        """The same recording for a deployment of these ``sizes``; None leaves what is known."""
+        given = {name: size for name, size in sizes.items() if size is not None}
+        return replace(self, header=replace(self.header, **given))
 
     @property
     def iterations(self) -> range:
@@ -133,6 +134,10 @@ class EnginePlacement:
     model_layers: int | None = None
     moe_layers_only: bool = False
     notes: tuple[str, ...] = ()
+
+    @property
+    def checked(self) -> ExpertPlacement:
+        return ExpertPlacement.from_phy2log(self.phy2log, self.num_experts)
 
     def all_layers(self) -> np.ndarray:
         """[model layers, slots] int64: a row per layer of the model.

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from eplb.common import UserError
 from eplb.engines import counts, sglang, table, tensorrt_llm, trace, vllm_ascend, vllm_proposals
-from eplb.engines.model import EnginePlacement, ExpertStatistics
+from eplb.engines.model import EnginePlacement, ExpertStatistics, Format
 from eplb.engines.reading import gaps
 from eplb.engines.source import Source
 
@@ -28,39 +28,57 @@ FORMATS = {
         counts.FORMAT,
     )
 }
+# What a file is asked for, and the way out where it holds nothing of the kind.
+KINDS = {
+    ExpertStatistics: (
+        "statistics",
+        'convert them to JSON {"weight": [[tokens of each expert] of each MoE layer]}',
+    ),
+    EnginePlacement: (
+        "placements",
+        "give the file that the engine deploys, such as generate_eplb_config.py writes",
+    ),
+}
 WRITTEN = [name for name, form in FORMATS.items() if form.suffixes]
 
 
-def output_format(path: Path, name: str | None) -> str:
-    """The name of the format to write at ``path``: the one asked for, or the suffix's only one."""
-    if path.is_dir():
-        raise UserError(f"{path} is a folder; name the file to write")
+def output_format(path: Path, name: str | None) -> Format:
+    """The format to write at ``path``: that of ``name``, or the only one with the suffix."""
     fits = [known for known in WRITTEN if path.suffix in FORMATS[known].suffixes]
     if name is None and len(fits) != 1:
         known = ", ".join(fits or WRITTEN)
         raise UserError(f"{path.name} does not tell its format; give --format, one of {known}")
-    name = name or fits[0]
-    if name not in fits:
-        suffixes = " or ".join(FORMATS[name].suffixes)
+    form = FORMATS[name or fits[0]]
+    if path.suffix not in form.suffixes:
+        suffixes = " or ".join(form.suffixes)
         raise UserError(f"{name} files end in {suffixes}, not as {path.name} does; rename it")
-    return name
+    return form
 
 
-def detect(source: Source) -> str:
+def detect(source: Source) -> str | None:
     """The name of the format of ``source``, by its content."""
-    for name, known in FORMATS.items():
-        if known.recognises(source):
-            return name
-    raise UserError(
-        f"{source} is {source.describe()}, which is in no known format; "
-        + ("give one of its files, or " * source.is_folder)
-        + 'convert statistics to JSON {"weight": [[tokens of each expert] of each MoE layer]}'
-    )
+    return next((name for name, form in FORMATS.items() if form.recognises(source)), None)
 
 
-def _read(path: Path) -> ExpertStatistics | EnginePlacement:
-    source = Source(path)
-    return FORMATS[detect(source)].read(source)
+def _read(path: Path, kind: type) -> ExpertStatistics | EnginePlacement:
+    """The content of ``path``; `UserError` where it cannot be read, or is not of ``kind``."""
+    name, way_out = KINDS[kind]
+    try:
+        source = Source(path)
+        form = FORMATS.get(detect(source))
+        if form is None or (kind is EnginePlacement and form.write_placement is None):
+            raise UserError(
+                f"{source} is {source.describe()}, which is in no known format of {name}; "
+                + ("give one of its files, or " * source.is_folder + way_out)
+            )
+        content = form.read(source)
+    except OSError as error:
+        where = error.filename or path
+        raise UserError(f"cannot read {where}: {error.strerror}; make it readable") from error
+    if not isinstance(content, kind):
+        found, _ = KINDS[type(content)]
+        raise UserError(f"{path} holds {found}, not {name}; give a file of {name}")
+    return content
 
 
 def read_statistics(
@@ -73,14 +91,10 @@ def read_statistics(
 
     first_moe_layer: see `ExpertStatistics.numbered`
     """
-    content = _read(path)
-    if not isinstance(content, ExpertStatistics):
-        raise UserError(f"{path} holds a placement, not statistics; give the recording")
+    content = _read(path, ExpertStatistics)
     return gaps(content.numbered(first_moe_layer).between(start, stop))
 
 
 def read_placement(path: Path) -> EnginePlacement:
-    content = _read(path)
-    if not isinstance(content, EnginePlacement):
-        raise UserError(f"{path} holds statistics, not a placement; give the placement file")
-    return content
+    """`EnginePlacement` of any engine."""
+    return _read(path, EnginePlacement)

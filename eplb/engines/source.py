@@ -55,18 +55,18 @@ class Source:
 
     def files(self, pattern: str) -> list[Path]:
         """The folder's files that match ``pattern``, sorted; none for a file."""
-        return sorted(self.path.glob(pattern)) if self.is_folder else []
+        if not self.is_folder:
+            return []
+        # Path.glob finds nothing in a folder that cannot be read, where this raises.
+        return sorted(path for path in self.path.iterdir() if path.match(pattern))
 
     @cached_property
     def head(self) -> bytes:
         """The first bytes of a file, without byte-order mark; nothing of a folder."""
         if self.is_folder:
             return b""
-        try:
-            with self.file.open("rb") as file:
-                return file.read(HEAD_BYTES).removeprefix(codecs.BOM_UTF8)
-        except OSError as error:
-            raise UserError(f"cannot read {self}: {error.strerror}") from error
+        with self.file.open("rb") as file:
+            return file.read(HEAD_BYTES).removeprefix(codecs.BOM_UTF8)
 
     @cached_property
     def text(self) -> str:
@@ -152,7 +152,7 @@ class Source:
         if content is not None:
             shape = getattr(content, "shape", None)
             return f"a {type(content).__name__}" + (f" of {list(shape)}" if shape else "")
-        start = self.head[:40].decode(errors="replace").splitlines()[:1]
+        start = self.head.decode(errors="replace").strip()[:40].splitlines()[:1]
         return f"a file that begins with {start[0]!r}" if start else "a file of empty lines"
 
 

@@ -32,6 +32,7 @@ from eplb.common import UserError, check_writable, replacing, write_text
 from eplb.engines.model import EnginePlacement, ExpertStatistics, Format
 from eplb.engines.reading import count_fault, many, placement_of, statistics_of
 from eplb.engines.source import Source
+from eplb.trace import TraceHeader
 
 RANK_FILE = re.compile(r"rank(\d+)\.safetensors")
 TENSOR = re.compile(r"(\d+)_(\d+)")
@@ -82,9 +83,11 @@ def read_statistics(source: Source) -> ExpertStatistics:
         layers,
         first,
         # A single rank may have recorded by itself.
-        num_ranks=ranks if ranks > 1 else None,
-        top_k=meta.get("num_experts_per_token"),
-        steps_per_iteration=1,
+        header=TraceHeader(
+            num_gpus=ranks if ranks > 1 else None,
+            top_k=meta.get("num_experts_per_token"),
+            steps_per_record=1,
+        ),
         notes=tuple(notes),
     )
 
@@ -167,7 +170,7 @@ def write_statistics(folder: Path, statistics: ExpertStatistics) -> None:
         for iteration, rows in zip(statistics.iterations, statistics.loads, strict=True)
         for layer, counts in zip(statistics.layers, rows, strict=True)
     }
-    meta = {"num_experts": statistics.num_experts, "num_experts_per_token": statistics.top_k}
+    meta = {"num_experts": statistics.num_experts, "num_experts_per_token": statistics.header.top_k}
     write_text(folder / "meta_info.json", json.dumps(meta) + "\n")
     with replacing(folder / "rank0.safetensors") as partial:
         save_file(tensors, partial)

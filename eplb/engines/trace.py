@@ -1,13 +1,16 @@
 """This project's own load histories: a recording becomes a trace, and a trace a recording.
 
-The file format and its rules are those of `eplb.trace`; ``evaluate.py --trace`` and ``run_evo.py``
-accept what is written here. A trace numbers MoE layers from 0 and has no row for dense layers.
+The file formats and their rules are those of `eplb.trace`, which ``evaluate.py --trace`` and
+``run_evo.py`` read; an engine's load statistics (`eplb.loadstats`), such as the folder
+``EPLB_VLLM_RECORD``, are read as well. Both number MoE layers from 0 and have no dense layers.
 """
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
+from eplb import loadstats
 from eplb import trace as traces
 from eplb.common import UserError
 from eplb.engines.model import ExpertStatistics, Format
@@ -18,7 +21,9 @@ WINDOWS = 10  # at least so many to score a program on, however few records ther
 
 
 def recognises(source: Source) -> bool:
-    """By the first bytes where they tell, since a trace is large."""
+    """By the first bytes where they tell, since both are large."""
+    if loadstats.recognises(source.file):
+        return True
     return source.looks_like_json and (
         b'"load_history"' in source.head or source.has("load_history")
     )
@@ -28,19 +33,9 @@ def read(source: Source) -> ExpertStatistics:
     try:
         trace = traces.read_trace(source.file)
     except UserError as error:
-        # A gzipped trace is read from its unpacked copy.
+        # A gzipped file is read from its unpacked copy.
         raise UserError(str(error).replace(str(source.file), str(source))) from error
-    header = trace.header
-    return statistics_of(
-        source,
-        trace.loads,
-        top_k=header.top_k,
-        steps_per_iteration=header.steps_per_record,
-        num_groups=header.num_groups,
-        num_ranks=header.num_gpus,
-        num_slots=header.num_replicas,
-        num_nodes=header.num_nodes,
-    )
+    return statistics_of(source, trace.loads, header=trace.header)
 
 
 def write_statistics(path: Path, statistics: ExpertStatistics) -> None:
@@ -52,17 +47,15 @@ def write_statistics(path: Path, statistics: ExpertStatistics) -> None:
             f"a trace needs at least {WINDOWS} iterations to score programs on, "
             f"these are {len(iterations)}; record more"
         )
-    known = statistics.deployment or statistics
-    header = traces.TraceHeader(
+    deployment = statistics.deployment
+    header = replace(
+        statistics.header,
         source=f"expert statistics of iterations {iterations.start} to {iterations[-1]}, "
         f"layers {layers[0]} to {layers[-1]}",
-        top_k=statistics.top_k,
-        steps_per_record=statistics.steps_per_iteration or 1,
+        seed=None,
+        steps_per_record=statistics.header.steps_per_record or 1,
         rebalance_interval=interval,
-        num_replicas=getattr(known, "num_replicas", statistics.num_slots),
-        num_groups=known.num_groups,
-        num_nodes=known.num_nodes,
-        num_gpus=statistics.num_ranks,
+        **(vars(deployment) if deployment else {}),
     )
     traces.write_trace(path, traces.Trace(statistics.loads, header))
 

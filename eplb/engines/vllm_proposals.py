@@ -1,21 +1,20 @@
 """Files of two open proposals to vLLM, provisional: #41141 and #49572. Layers are MoE layers.
 
-#41141: load statistics, the JSON lines of `eplb.loadstats` in a file or a folder such as
-``EPLB_VLLM_RECORD``; and an initial mapping, one line with ``num_redundant_experts``,
-``num_slots`` and ``initial_global_assignments``, {"0": experts of the slots of layer 0, …}.
+#41141: an initial mapping, one line with ``num_redundant_experts``, ``num_slots`` and
+``initial_global_assignments``, {"0": experts of the slots of layer 0, …}; and load statistics, the
+JSON lines of `eplb.loadstats`, which `eplb.engines.trace` reads.
 #49572: an initial expert map, a JSON list of the expert in each slot, for all layers or for each.
 """
 
 from __future__ import annotations
 
 import json
-from dataclasses import replace
 from pathlib import Path
 
 from eplb import loadstats
 from eplb.common import UserError, write_text
 from eplb.engines.model import EnginePlacement, ExpertStatistics, Format
-from eplb.engines.reading import placement_of, statistics_of
+from eplb.engines.reading import placement_of
 from eplb.engines.source import Source
 
 MAPPING, ROWS = "eplb_initial_mapping", "initial_global_assignments"
@@ -27,16 +26,12 @@ HOW_TO_USE = (
 
 
 def recognises(source: Source) -> bool:
-    """By the first bytes, since statistics are large."""
-    return loadstats.recognises(source.file) or (
-        source.looks_like_json and ROWS.encode() in source.head and _mapping(source) is not None
-    )
+    """By the first bytes before all of them, since other files of JSON are large."""
+    in_head = source.looks_like_json and ROWS.encode() in source.head
+    return in_head and _mapping(source) is not None
 
 
-def read(source: Source) -> ExpertStatistics | EnginePlacement:
-    if loadstats.recognises(source.file):
-        recording = loadstats.read(source.file)
-        return statistics_of(source, recording.loads, **recording.sizes)
+def read(source: Source) -> EnginePlacement:
     mapping = _mapping(source)
     rows = mapping.get(ROWS)
     if not isinstance(rows, dict) or set(rows) != {str(layer) for layer in range(len(rows))}:
@@ -68,7 +63,7 @@ def write_placement(path: Path, placement: EnginePlacement) -> None:
 
 def write_statistics(path: Path, statistics: ExpertStatistics) -> None:
     """Write a line per iteration; one rank where the statistics do not tell how many."""
-    deployment = statistics.deployment or replace(statistics, num_ranks=1).deployment
+    deployment = statistics.deployment or statistics.on(num_gpus=1).deployment
     steps = zip(statistics.iterations, statistics.loads, strict=True)
     write_text(path, "".join(loadstats.line_of(load, step, deployment) for step, load in steps))
 

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
-from pathlib import Path
 
 import numpy as np
 
@@ -20,11 +19,11 @@ from eplb.evaluation.measure import ProgramRun
 from eplb.loads import balancedness, migrated_experts
 from eplb.placement import Deployment, ExpertPlacement
 from eplb.planning.moves import economical, relabel
-from eplb.planning.planner import ask, check_sizes
-from eplb.sandbox.runner import Sandbox
+from eplb.planning.planner import check_sizes
 from eplb.throughput.dispatch import gpu_loads
-from eplb.throughput.profile import Profile, Serving
-from eplb.throughput.worth import Worth, moving_seconds, worth
+from eplb.throughput.profile import Serving
+from eplb.throughput.worth import Worth, worth
+from eplb.trace import Trace
 
 WINDOWS = 16
 SPARE_SLOTS = range(9)
@@ -34,19 +33,18 @@ ENOUGH_WINDOWS = 4
 ENOUGH_TOKENS = 100
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Past:
     """A recording in windows.
 
     windows: [W, layers, experts] tokens, of the layers that ever have any
-    known: how many of them are the past; the others are held out
     iterations: of each window; the oldest that make no whole window are left out
+    stop: number of the first iteration after the recording
     """
 
-    statistics: ExpertStatistics
     windows: np.ndarray
-    known: int
     iterations: int
+    stop: int
 
     @classmethod
     def of(cls, statistics: ExpertStatistics, live: np.ndarray) -> Past:
@@ -56,9 +54,13 @@ class Past:
             raise UserError("the recording has one iteration; two are needed, better a hundred")
         count = min(WINDOWS, len(loads))
         iterations = len(loads) // count
-        used = loads[len(loads) - count * iterations :]
-        windows = used.reshape(count, iterations, *loads.shape[1:]).sum(axis=1)
-        return cls(statistics, windows, count // 2, iterations)
+        windows = Trace(loads[-count * iterations :]).windows(iterations)
+        return cls(windows, iterations, statistics.iterations.stop)
+
+    @property
+    def known(self) -> int:
+        """How many of the windows are the past; the others are held out."""
+        return len(self.windows) // 2
 
     @property
     def held_out(self) -> np.ndarray:
@@ -85,7 +87,7 @@ class Trial:
     steps: the same in engine steps
     gigabytes: of expert weights on each GPU
     balancedness: mean over the windows, under the dispatch of the trial
-    moved, stall: experts fetched, over all GPUs, and seconds that it takes, per rebalancing
+    moved, stall: experts fetched, over all GPUs, and seconds lost, per rebalancing
     """
 
     phase: str
@@ -105,7 +107,9 @@ class Trial:
         return self.worth.tokens_per_second / self.deployment.num_gpus
 
 
-def deployment_of(experts: int, gpus: int, spare: int, gpus_per_node: int, groups: int):
+def deployment_of(
+    experts: int, gpus: int, spare: int, gpus_per_node: int, groups: int
+) -> Deployment:
     """``spare`` slots on each of ``gpus`` beyond those that the experts need."""
     nodes = gpus // gpus_per_node if gpus % gpus_per_node == 0 else 1
     slots = (-(-experts // gpus) + spare) * gpus
@@ -114,103 +118,86 @@ def deployment_of(experts: int, gpus: int, spare: int, gpus_per_node: int, group
     return deployment
 
 
-def try_out(
-    past: Past,
-    run: ProgramRun,
-    deployment: Deployment,
-    spare: int,
-    serving: Serving,
-    phase: str,
-    steps_per_iteration: int,
-) -> Iterator[Trial]:
-    """A trial of ``run``'s placements in ``phase`` for every interval that the windows allow."""
-    held_out = past.held_out
-    intervals, every = [0], len(held_out) // 2
-    while every >= 1:
-        intervals.append(every)
-        every //= 2
-    steps = past.iterations * steps_per_iteration
-    profile = replace(serving.profiles[phase], steps_per_window=steps)
-    alone = Serving({phase: profile}, serving.dispatch)
-    for every in intervals:
-        placements, times = schedule(past, run, deployment, alone, every or len(held_out))
-        (value,) = worth([profile], held_out, placements, deployment, serving.dispatch, times)
-        moves = [pair for pair, plan in zip(zip(placements, placements[1:]), times[1:]) if plan]
-        count = max(len(moves), 1)
-        moved = sum(migrated_experts(*pair, deployment.num_gpus) for pair in moves)
-        moving = sum(moving_seconds(profile, *pair, deployment) for pair in moves)
-        pairs = zip(held_out, placements, strict=True)
-        loads = np.stack([gpu_loads(*pair, deployment, serving.dispatch) for pair in pairs])
-        yield Trial(
-            phase=phase,
-            deployment=deployment,
-            spare=spare,
-            every=every,
-            steps=every * steps,
-            gigabytes=deployment.slots_per_gpu * held_out.shape[1] * profile.bytes_per_expert / 1e9,
-            balancedness=float(np.nanmean(balancedness(loads))),
-            worth=value,
-            moved=moved * held_out.shape[1] / count,
-            stall=(moving + sum(times)) / count,
-        )
+class Study:
+    """Trials of one program, which plans every deployment once for each recording.
 
-
-def schedule(
-    past: Past, run: ProgramRun, deployment: Deployment, serving: Serving, every: int
-) -> tuple[list[ExpertPlacement], list[float]]:
-    """The placement of every held-out window, and the seconds of planning before it.
-
-    The last plan of the past is there at the start; then there is a new one ``every`` so many
-    windows, numbered so that least is fetched, in the layers where it pays.
+    pasts: by phase of serving; two phases may share one
+    serving: of all phases; a window lasts as long as it did in the recording
+    ask: what the program does with windows, in order, on a deployment
     """
-    placements, times = [run.placements[past.known - 1]], [0.0]
-    for index in range(past.known + 1, len(past.windows)):
-        before, seconds = placements[-1], 0.0
-        if (index - past.known) % every == 0:
-            rehearsed, plan = run.placements[index - 2], run.placements[index - 1]
-            seconds = float(run.seconds[0, index - 1])
-            after = relabel(before, plan, deployment)
-            load = past.windows[index - 1]
-            before = economical(before, after, rehearsed, load, deployment, serving)
-        placements.append(before)
-        times.append(seconds)
-    return placements, times
 
+    def __init__(
+        self,
+        pasts: dict[str, Past],
+        serving: Serving,
+        steps_per_iteration: int,
+        ask: Callable[[np.ndarray, Deployment], ProgramRun],
+    ) -> None:
+        self.pasts, self.rule, self._ask = pasts, serving.dispatch, ask
+        self.profiles = {
+            phase: replace(profile, steps_per_window=pasts[phase].iterations * steps_per_iteration)
+            for phase, profile in serving.profiles.items()
+        }
+        self._runs: dict[tuple[Past, Deployment], ProgramRun] = {}
 
-def worth_if_it_stays(
-    past: Past, run: ProgramRun, served: Past, deployment: Deployment, profile: Profile, rule: str
-) -> Worth:
-    """What the last of ``run``'s plans for ``past`` is worth on what is held out of ``served``."""
-    placements = [run.placements[past.known - 1]] * len(served.held_out)
-    (value,) = worth([profile], served.held_out, placements, deployment, rule)
-    return value
+    def run(self, phase: str, deployment: Deployment) -> ProgramRun:
+        past = self.pasts[phase]
+        if (past, deployment) not in self._runs:
+            self._runs[past, deployment] = self._ask(past.windows[:-1], deployment)
+        return self._runs[past, deployment]
 
+    def trials(self, phase: str, deployment: Deployment) -> Iterator[Trial]:
+        """A trial for every interval that the windows allow, halved from one to the next."""
+        held_out, profile = self.pasts[phase].held_out, self.profiles[phase]
+        windows, layers, experts = held_out.shape
+        slots, gpus = deployment.slots_per_gpu, deployment.num_gpus
+        for every in (0, *(windows >> halvings for halvings in range(1, windows.bit_length()))):
+            placements, times = self.schedule(phase, deployment, every or windows)
+            (value,) = worth([profile], held_out, placements, deployment, self.rule, times)
+            pairs = zip(held_out, placements, strict=True)
+            loads = np.stack([gpu_loads(*pair, deployment, self.rule) for pair in pairs])
+            moves = [migrated_experts(*pair, gpus) for pair in zip(placements, placements[1:])]
+            rebalancings = max((windows - 1) // (every or windows), 1)
+            yield Trial(
+                phase=phase,
+                deployment=deployment,
+                spare=slots - -(-experts // gpus),
+                every=every,
+                steps=every * profile.steps_per_window,
+                gigabytes=slots * layers * profile.bytes_per_expert / 1e9,
+                balancedness=float(np.nanmean(balancedness(loads))),
+                worth=value,
+                moved=sum(moves) * layers / rebalancings,
+                stall=(value.moving + value.planning) / rebalancings,
+            )
 
-def advise(
-    pasts: dict[str, Past],
-    ep_sizes: list[int],
-    program: Path,
-    serving: Serving,
-    *,
-    gpus_per_node: int,
-    num_groups: int,
-    steps_per_iteration: int,
-    sandbox: Sandbox,
-    progress: Callable[[float], None] = lambda share: None,
-) -> tuple[list[Trial], dict[tuple[str, Deployment], ProgramRun]]:
-    """Every trial in every phase of ``pasts``, and the program's runs by phase and deployment."""
-    trials: list[Trial] = []
-    runs: dict[tuple[str, Deployment], ProgramRun] = {}
-    experts = next(iter(pasts.values())).windows.shape[2]
-    cases = [(gpus, spare) for gpus in ep_sizes for spare in SPARE_SLOTS]
-    for number, (gpus, spare) in enumerate(cases):
-        deployment = deployment_of(experts, gpus, spare, gpus_per_node, num_groups)
-        asked: dict[int, ProgramRun] = {}
-        for phase, past in pasts.items():
-            if id(past) not in asked:
-                asked[id(past)] = ask(sandbox, program, past.windows[:-1], deployment)
-            run = runs[phase, deployment] = asked[id(past)]
-            setting = (deployment, spare, serving, phase, steps_per_iteration)
-            trials.extend(try_out(past, run, *setting))
-        progress((number + 1) / len(cases))
-    return trials, runs
+    def schedule(
+        self, phase: str, deployment: Deployment, every: int
+    ) -> tuple[list[ExpertPlacement], list[float]]:
+        """The placement of every held-out window, and the seconds of planning before it.
+
+        The last plan of the past is there at the start; then there is a new one ``every`` so many
+        windows, numbered so that least is fetched, in the layers where it pays.
+        """
+        past, run = self.pasts[phase], self.run(phase, deployment)
+        serving = Serving({phase: self.profiles[phase]}, self.rule)
+        placements, times = [run.placements[past.known - 1]], [0.0]
+        for index in range(past.known + 1, len(past.windows)):
+            before, seconds = placements[-1], 0.0
+            if (index - past.known) % every == 0:
+                rehearsed, plan = run.placements[index - 2], run.placements[index - 1]
+                seconds = float(run.seconds[0, index - 1])
+                after = relabel(before, plan, deployment)
+                load = past.windows[index - 1]
+                before = economical(before, after, rehearsed, load, deployment, serving)
+            placements.append(before)
+            times.append(seconds)
+        return placements, times
+
+    def kept(self, planned: str, served: str, deployment: Deployment, rule: str) -> float:
+        """The share that a plan for one phase keeps if it stays and serves another, or the same."""
+        held_out = self.pasts[served].held_out
+        stays = [self.run(planned, deployment).placements[self.pasts[planned].known - 1]]
+        placements = stays * len(held_out)
+        (value,) = worth([self.profiles[served]], held_out, placements, deployment, rule)
+        return value.kept

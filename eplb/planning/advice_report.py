@@ -8,77 +8,63 @@ from __future__ import annotations
 
 import math
 import shlex
-from collections.abc import Callable, Sequence
+from argparse import Namespace
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from textwrap import fill
 
 import numpy as np
 
-from eplb.common import UserError, project_file, replacing
+from eplb.common import UserError, replacing
 from eplb.engines import registry
 from eplb.engines.model import ExpertStatistics
 from eplb.engines.reading import spans
-from eplb.planning import advice, planner
-from eplb.planning.advice import Past, Trial
+from eplb.placement import Deployment
+from eplb.planning import planner
+from eplb.planning.advice import SPARE_SLOTS, Past, Study, Trial, deployment_of
 from eplb.planning.load_table import columns
 from eplb.sandbox.runner import Sandbox
 from eplb.throughput.dispatch import RULES
-from eplb.throughput.profile import Serving
+from eplb.throughput.profile import PHASES, Serving
 
 # Choices whose tokens per second differ by less are as good as each other, and the simpler wins.
 AS_GOOD = 0.005
 
 
-def make(
-    *,
-    expert_statistic_path: Path,
-    ep_size: Sequence[int],
-    decode_statistic_path: Path | None,
-    gpus_per_node: int,
-    num_groups: int | None,
-    iter_start: int | None,
-    iter_stop: int | None,
-    steps_per_iteration: int | None,
-    program_path: Path | None,
-    hardware: Sequence[str],
-    dispatch: str,
-    plot: Path | None,
-    progress: Callable[[float], None],
-) -> tuple[str, list[str]]:
-    """The advice, and warnings. Raises `UserError`."""
-    files = [path for path in (expert_statistic_path, decode_statistic_path) if path is not None]
-    recorded = [registry.read_statistics(path, iter_start, iter_stop) for path in files]
-    first = recorded[0]
+def make(options: Namespace, progress: Callable[[float], None]) -> tuple[str, list[str]]:
+    """The advice that the script's ``options`` ask for, and warnings. Raises `UserError`."""
+    files = [options.expert_statistic_path]
+    files += [options.decode_statistic_path] * (options.decode_statistic_path is not None)
+    part = (options.iter_start, options.iter_stop)
+    recorded = [registry.read_statistics(file, *part) for file in files]
+    known = recorded[0].header
     pasts = _pasts(files, recorded)
-    serving = Serving.of(hardware, dispatch, first.top_k)
-    program = program_path or project_file(planner.DEFAULT_PROGRAM)
-    steps = steps_per_iteration or first.steps_per_iteration or 1
-    groups = num_groups or first.num_groups or 1
+    serving = Serving.of(options.hardware, options.dispatch, known.top_k)
+    steps = options.steps_per_iteration or known.steps_per_record
+    more = (options.gpus_per_node, options.num_groups or known.num_groups or 1)
+    deployments = [
+        deployment_of(recorded[0].num_experts, gpus, spare, *more)
+        for gpus in dict.fromkeys(options.ep_size)
+        for spare in SPARE_SLOTS
+    ]
+    trials: list[Trial] = []
     with Sandbox(planner.TIMEOUT, tuple(files)) as sandbox:
-        trials, runs = advice.advise(
-            pasts,
-            list(dict.fromkeys(ep_size)),
-            program,
-            serving,
-            gpus_per_node=gpus_per_node,
-            num_groups=groups,
-            steps_per_iteration=steps,
-            sandbox=sandbox,
-            progress=progress,
-        )
-    if plot is not None:
-        draw(plot, trials)
-    both = choose_for_all(trials)
-    command = _command(expert_statistic_path, both[0], iter_start, iter_stop, groups)
-    lines = [_heading(pasts["prefill"], program, steps, hardware, dispatch), ""]
-    lines += _said(pasts, trials, runs, both, serving)
+        ask = partial(planner.ask, sandbox, options.program_path)
+        study = Study(pasts, serving, steps or 1, ask)
+        for number, deployment in enumerate(deployments, 1):
+            for phase in pasts:
+                trials += study.trials(phase, deployment)
+            progress(number / len(deployments))
+    if options.plot is not None:
+        draw(options.plot, trials)
     warnings = list(dict.fromkeys(each for past in pasts.values() for each in past.warnings))
-    if steps_per_iteration is None and first.steps_per_iteration is None:
+    if steps is None:
         warnings.append(
             "the recording does not tell how many engine steps an iteration sums up; taken as 1, "
             "so that moves weigh as if intervals were so short: give --steps_per_iteration"
         )
-    return "\n".join([*lines, "", "to make the file:", f"  {command}"]), warnings
+    return _text(options, study, trials), warnings
 
 
 def _pasts(files: list[Path], recorded: list[ExpertStatistics]) -> dict[str, Past]:
@@ -91,57 +77,61 @@ def _pasts(files: list[Path], recorded: list[ExpertStatistics]) -> dict[str, Pas
         )
     live = np.any([each.loads.any(axis=(0, 2)) for each in recorded], axis=0)
     cut = [Past.of(statistics, live) for statistics in recorded]
-    return {"prefill": cut[0], "decode": cut[-1]}
+    return dict(zip(PHASES, (cut[0], cut[-1]), strict=True))
 
 
-def _said(pasts, trials: list[Trial], runs, both: list[Trial], serving: Serving) -> list[str]:
-    """Tables, the recommendation, and what is compared for it."""
-    lines = []
-    best = {phase: choose([t for t in trials if t.phase == phase]) for phase in pasts}
-    for phase in pasts:
-        lines += [*table([t for t in trials if t.phase == phase], best[phase]), ""]
-    lines += [*_reasons(both, best, trials), ""]
-    lines += [*_rules(pasts, runs, both, serving), ""]
-    return lines + _phases(pasts, runs, both, serving)
+def _text(options: Namespace, study: Study, trials: list[Trial]) -> str:
+    """Heading, tables, the recommendation, what is compared for it, and the command."""
+    by_phase = {phase: [t for t in trials if t.phase == phase] for phase in study.pasts}
+    best = {phase: choose(those)[0] for phase, those in by_phase.items()}
+    both = choose(trials)
+    parts = [
+        _heading(options, study),
+        *(table(those, best[phase]) for phase, those in by_phase.items()),
+        _reasons(both, best, by_phase),
+        _rules(study, both),
+        _phases(study, both[0].deployment),
+        f"to make the file:\n  {_command(options, both[0].deployment)}",
+    ]
+    return "\n\n".join(parts)
 
 
-def choose(trials: list[Trial]) -> Trial:
-    """The fewest spare slots, then rebalancings, of those that are as good as the fastest."""
-    return choose_for_all(trials)[0]
+def choose(trials: list[Trial]) -> list[Trial]:
+    """The one choice for all phases of ``trials``, a trial of each.
 
-
-def choose_for_all(trials: list[Trial]) -> list[Trial]:
-    """The one choice for all phases, a trial of each: the mean of what is reached of the best."""
-    phases = {trial.phase for trial in trials}
-    best = {p: max(t.tokens_per_gpu for t in trials if t.phase == p) for p in phases}
+    It has the fewest spare slots, then rebalancings, of those that are as good as the best in the
+    mean over the phases of what is reached of each phase's fastest.
+    """
+    fastest: dict[str, float] = {}
     alike: dict[tuple, list[Trial]] = {}
     for trial in trials:
+        fastest[trial.phase] = max(trial.tokens_per_gpu, fastest.get(trial.phase, 0.0))
         alike.setdefault((trial.deployment, trial.every), []).append(trial)
 
     def reached(group: list[Trial]) -> float:
-        return sum(t.tokens_per_gpu / best[t.phase] for t in group) / len(group)
+        return sum(t.tokens_per_gpu / fastest[t.phase] for t in group) / len(group)
 
     # A recording of another length allows other intervals.
-    groups = [group for group in alike.values() if len(group) == len(phases)]
+    groups = [group for group in alike.values() if len(group) == len(fastest)]
     enough = max(map(reached, groups)) * (1 - AS_GOOD)
     fits = [group for group in groups if reached(group) >= enough]
     return min(fits, key=lambda group: (group[0].spare, -(group[0].every or math.inf)))
 
 
-def _heading(past: Past, program: Path, steps: int, hardware: Sequence[str], dispatch: str) -> str:
-    iterations = past.statistics.iterations
-    cut = iterations.stop - len(past.held_out) * past.iterations
+def _heading(options: Namespace, study: Study) -> str:
+    (phase, past), *_ = study.pasts.items()
+    held_out = range(past.stop - len(past.held_out) * past.iterations, past.stop)
     return (
-        f"planned with {program.name} on iterations up to {cut - 1}\n"
-        f"judged on {spans([*range(cut, iterations.stop)])}: {len(past.held_out)} windows of "
-        f"{past.iterations} iterations, {past.iterations * steps} steps\n"
-        f"tokens per second of the expert layers alone, on {' '.join(hardware)}, "
-        f"dispatch {dispatch}"
+        f"planned with {options.program_path.name} on iterations up to {held_out.start - 1}\n"
+        f"judged on {spans([*held_out])}: {len(past.held_out)} windows of "
+        f"{past.iterations} iterations, {study.profiles[phase].steps_per_window} steps\n"
+        f"tokens per second of the expert layers alone, on {' '.join(options.hardware)}, "
+        f"dispatch {options.dispatch}"
     )
 
 
-def table(trials: list[Trial], best: Trial) -> list[str]:
-    """Lines of a phase's table; the choice for that phase is marked."""
+def table(trials: list[Trial], best: Trial) -> str:
+    """A phase's table; the choice for that phase is marked."""
     head = "ranks spare GB/rank rebalance balanced kept gain tokens/s moved stall"
     rows = [["", *head.split()]]
     for t in trials:
@@ -151,12 +141,11 @@ def table(trials: list[Trial], best: Trial) -> list[str]:
             + (f"{t.moved:.0f} {t.stall:.3f}" if t.every else "- -")
         )
         rows.append(["*" if t is best else "", *cells.split()])
-    return [
-        f"{trials[0].phase}:",
-        columns(rows),
-        "  spare slots on each rank, steps from one rebalancing to the next, tokens/s a rank,",
-        "  experts moved over all ranks and seconds of stall in each rebalancing",
-    ]
+    return (
+        f"{trials[0].phase}:\n{columns(rows)}\n"
+        "  spare slots on each rank, steps from one rebalancing to the next, tokens/s a rank,\n"
+        "  experts moved over all ranks and seconds of stall in each rebalancing"
+    )
 
 
 def _words(trial: Trial) -> str:
@@ -168,75 +157,69 @@ def _often(trial: Trial) -> str:
     return f"rebalanced every {trial.steps} steps" if trial.every else "never rebalanced"
 
 
-def _reasons(both: list[Trial], best: dict[str, Trial], trials: list[Trial]) -> list[str]:
+def _reasons(both: list[Trial], best: dict[str, Trial], by_phase: dict[str, list[Trial]]) -> str:
     """The recommendation, and what speaks for it."""
     lines = [f"recommended: {_words(both[0])}"]
     for trial in both:
-        peers = [t for t in trials if t.phase == trial.phase]
+        peers, speed = by_phase[trial.phase], trial.tokens_per_gpu
         fastest = max(peers, key=lambda t: t.tokens_per_gpu)
-        plain = [
-            t for t in peers if t.deployment.num_gpus == trial.deployment.num_gpus and not t.spare
-        ]
-        over = trial.tokens_per_gpu / max(t.tokens_per_gpu for t in plain) - 1
-        behind = 1 - trial.tokens_per_gpu / fastest.tokens_per_gpu
-        lost = ", ".join(
-            f"{name.replace('_', ' ')} {share:.1%}" for name, share in trial.worth.lost.items()
-        )
+        gpus = trial.deployment.num_gpus
+        plain = [t for t in peers if t.deployment.num_gpus == gpus and not t.spare]
+        over = speed / max(t.tokens_per_gpu for t in plain) - 1
+        lost = [f"{name.replace('_', ' ')} {part:.1%}" for name, part in trial.worth.lost.items()]
         lines.append(
             f"  {trial.phase}: {trial.worth.gain:.2f} x without EPLB, {over:+.1%} over no spare "
-            f"slots, {behind:.1%} behind the fastest ({_words(fastest)}); lost to {lost}"
+            f"slots, {1 - speed / fastest.tokens_per_gpu:.1%} behind the fastest "
+            f"({_words(fastest)}); lost to {', '.join(lost)}"
         )
     lines.append(
         f"  of all that reach {1 - AS_GOOD:.1%} of the best mean over the phases it has the fewest "
         "spare slots, then the fewest rebalancings"
     )
     lines += [f"  for {phase} alone: {_words(trial)}" for phase, trial in best.items()]
-    return [fill(line, 96, subsequent_indent="    ") for line in lines]
+    return "\n".join(fill(line, 96, subsequent_indent="    ") for line in lines)
 
 
-def _rules(pasts, runs, both: list[Trial], serving: Serving) -> list[str]:
+def _rules(study: Study, both: list[Trial]) -> str:
     rows = [["kept by dispatch:", *RULES]]
     for trial in both:
-        past, profile = pasts[trial.phase], serving.profiles[trial.phase]
-        stays = (past, runs[trial.phase, trial.deployment], past, trial.deployment, profile)
-        worths = [advice.worth_if_it_stays(*stays, rule) for rule in RULES]
-        rows.append([f"  {trial.phase}", *(f"{each.kept:.3f}" for each in worths)])
-    return [columns(rows), "  of the recommended spare slots, without rebalancing"]
+        phase = trial.phase
+        kept = [study.kept(phase, phase, trial.deployment, rule) for rule in RULES]
+        rows.append([f"  {phase}", *(f"{value:.3f}" for value in kept)])
+    return f"{columns(rows)}\n  of the recommended spare slots, without rebalancing"
 
 
-def _phases(pasts, runs, both: list[Trial], serving: Serving) -> list[str]:
+def _phases(study: Study, deployment: Deployment) -> str:
     """Whether prefill and decode need plans of their own."""
-    if pasts["prefill"] is pasts["decode"]:
-        return [
+    if len(set(study.pasts.values())) == 1:
+        return (
             "whether prefill and decode need different plans, one recording cannot say;\n"
             "give --decode_statistic_path"
-        ]
-    deployment = both[0].deployment
-    rows, worst = [["kept by a plan for:", *pasts]], 0.0
-    for phase, served in pasts.items():
-        setting = (served, deployment, serving.profiles[phase], serving.dispatch)
-        kept = {
-            planned: advice.worth_if_it_stays(past, runs[planned, deployment], *setting).kept
-            for planned, past in pasts.items()
-        }
-        rows.append([f"  served {phase}", *(f"{value:.3f}" for value in kept.values())])
-        worst = max(worst, 1 - min(kept.values()) / kept[phase])
+        )
+    rows, worst = [["kept by a plan for:", *study.pasts]], 0.0
+    for served in study.pasts:
+        kept = {p: study.kept(p, served, deployment, study.rule) for p in study.pasts}
+        rows.append([f"  served {served}", *(f"{value:.3f}" for value in kept.values())])
+        worst = max(worst, 1 - min(kept.values()) / kept[served])
     verdict = "need plans of their own" if worst > AS_GOOD else "can share a plan"
     costs = f"  prefill and decode {verdict}: the other's plan costs up to {worst:.1%}"
-    return [columns(rows), costs]
+    return f"{columns(rows)}\n{costs}"
 
 
-def _command(
-    recording: Path, trial: Trial, start: int | None, stop: int | None, groups: int
-) -> str:
-    deployment = trial.deployment
-    words = ["python", "generate_eplb_config.py", "--expert_statistic_path", str(recording)]
-    words += ["--ep_size", str(deployment.num_gpus), "--num_slots", str(deployment.num_replicas)]
-    for name, value in (("iter_start", start), ("iter_stop", stop)):
-        words += [] if value is None else [f"--{name}", str(value)]
-    for name, value in (("num_nodes", deployment.num_nodes), ("num_groups", groups)):
-        words += [] if value == 1 else [f"--{name}", str(value)]
-    return shlex.join([*words, "--output_path", "moe_load_balancer.yaml"])
+def _command(options: Namespace, deployment: Deployment) -> str:
+    """The call of generate_eplb_config.py, without what it takes anyway."""
+    arguments = {
+        "expert_statistic_path": options.expert_statistic_path,
+        "ep_size": deployment.num_gpus,
+        "num_slots": deployment.num_replicas,
+        "iter_start": options.iter_start,
+        "iter_stop": options.iter_stop,
+        "num_nodes": deployment.num_nodes if deployment.num_nodes > 1 else None,
+        "num_groups": deployment.num_groups if deployment.num_groups > 1 else None,
+        "output_path": "moe_load_balancer.yaml",
+    }
+    given = {f"--{name}": str(value) for name, value in arguments.items() if value is not None}
+    return shlex.join(["python", "generate_eplb_config.py", *sum(given.items(), ())])
 
 
 def draw(path: Path, trials: list[Trial]) -> None:
@@ -249,6 +232,7 @@ def draw(path: Path, trials: list[Trial]) -> None:
         points = lines.setdefault(t.phase, {}).setdefault(name, [])
         points.append((t.gigabytes, t.tokens_per_gpu))
     figure = Figure(figsize=(5.5 * len(lines), 4.5), layout="constrained")
+    figure.suptitle("What spare slots and rebalancing are worth, on held-out windows")
     panels = figure.subplots(1, len(lines), squeeze=False)[0]
     for axes, (phase, named) in zip(panels, lines.items(), strict=True):
         for name, points in named.items():

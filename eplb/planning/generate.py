@@ -2,116 +2,87 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from argparse import Namespace
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from textwrap import fill
 
-from eplb.common import UserError, check_writable, project_file
+from eplb.common import UserError
 from eplb.engines import registry
 from eplb.engines.choice import Choice
 from eplb.engines.model import EnginePlacement, ExpertStatistics, Format
 from eplb.engines.reading import spans
 from eplb.loads import experts_in_order
 from eplb.placement import Deployment
-from eplb.planning import planner
+from eplb.planning import moves, planner
 from eplb.planning.load_table import compare, tabulate
-from eplb.planning.moves import from_current
-from eplb.throughput.profile import DEFAULT, Serving
+from eplb.throughput.profile import Serving
 
 
-@dataclass(frozen=True)
-class Request:
-    """What is asked for, as the script's options; None where files or defaults tell."""
-
-    expert_statistic_path: Path
-    output_path: Path
-    ep_size: int | None = None
-    num_slots: int | None = None
-    iter_start: int | None = None
-    iter_stop: int | None = None
-    first_moe_layer: int | None = None
-    layer_updates_per_iter: int = 0
-    num_groups: int | None = None
-    num_nodes: int | None = None
-    program_path: Path | None = None
-    format: str | None = None
-    validate: float | None = None
-    current: Path | None = None
-    hardware: Sequence[str] = (DEFAULT,)
-    dispatch: str = "even"
-
-    def read(self) -> tuple[ExpertStatistics, int | None]:
-        """The recording, with the sizes that were given, and the ranks that it was recorded on."""
-        recorded = registry.read_statistics(
-            self.expert_statistic_path, self.iter_start, self.iter_stop, self.first_moe_layer
-        )
-        names = ("num_slots", "num_groups", "num_nodes")
-        sizes = {"num_ranks": self.ep_size} | {name: getattr(self, name) for name in names}
-        given = {name: size for name, size in sizes.items() if size is not None}
-        return replace(recorded, **given), recorded.num_ranks
-
-
-def generate(**options) -> tuple[str, list[str]]:
-    """Write the file that a `Request` of ``options`` asks for; returns what was done and warnings.
+def generate(options: Namespace) -> tuple[str, list[str]]:
+    """Write the file that the script's ``options`` ask for; returns what was done and warnings.
 
     Raises `UserError`, and then writes nothing.
     """
-    request = Request(**options)
-    output = request.output_path
-    target = registry.FORMATS[registry.output_format(output, request.format)]
-    check_writable(output)
-    if request.layer_updates_per_iter < 0:
-        raise UserError(f"layer_updates_per_iter is {request.layer_updates_per_iter}; 0 is static")
-    statistics, recorded_ranks = request.read()
+    output, updates = options.output_path, options.layer_updates_per_iter
+    target = registry.output_format(output, options.format)
+    if updates < 0:
+        raise UserError(f"layer_updates_per_iter is {updates}; 0 is static")
+    part = (options.iter_start, options.iter_stop, options.first_moe_layer)
+    recorded = registry.read_statistics(options.expert_statistic_path, *part)
+    statistics = recorded.on(
+        num_gpus=options.ep_size,
+        num_replicas=options.num_slots,
+        num_groups=options.num_groups,
+        num_nodes=options.num_nodes,
+    )
     warnings = [*statistics.notes]
     if target.write_placement is None:
         target.write_statistics(output, statistics)
-        if target.name == "trace" and not statistics.num_ranks:
+        if target.name == "trace" and not statistics.header.num_gpus:
             warnings.append("the trace does not tell its deployment; give --ep_size, --num_slots")
         return _written(output, target, 0), warnings
     deployment = statistics.deployment
     if deployment is None:
         raise UserError("the statistics do not tell the number of ranks; give --ep_size")
     planner.check_sizes(deployment, statistics.num_experts)
-    placement, summary = _plan(request, target, statistics, deployment)
-    placement = replace(placement, layer_updates_per_iter=request.layer_updates_per_iter)
-    target.write_placement(output, placement)
+    placement, summary = _plan(options, target, statistics, deployment)
+    target.write_placement(output, replace(placement, layer_updates_per_iter=updates))
+    warnings += _ignored(options, target, deployment, placement, recorded.header.num_gpus)
     spare = deployment.num_replicas - statistics.num_experts
-    warnings += _ignored(request, target, deployment, placement, recorded_ranks)
     return f"{summary}\n{_written(output, target, spare)}", warnings
 
 
 def _plan(
-    request: Request, target: Format, statistics: ExpertStatistics, deployment: Deployment
+    options: Namespace, target: Format, statistics: ExpertStatistics, deployment: Deployment
 ) -> tuple[EnginePlacement, str]:
     """The placement to write, and its figures."""
+    share, current = options.validate, options.current
+    if current is not None:
+        # Before the long work, since both may be refused.
+        before = moves.deployed(current, statistics, deployment)
+        serving = Serving.of(options.hardware, options.dispatch, statistics.header.top_k)
     plan = partial(
         planner.plan,
         deployment=deployment,
-        program=request.program_path or project_file(planner.DEFAULT_PROGRAM),
+        program=options.program_path,
         one_replica_per_gpu=target.one_replica_per_gpu,
-        hidden=(request.expert_statistic_path,),
+        hidden=(options.expert_statistic_path,),
     )
-    share = request.validate
     placement, choice, held_out = plan(statistics, validate_share=share)
     figures = _figures(statistics, held_out, choice, deployment, share is not None)
-    if request.current is None:
+    if current is None:
         return placement, figures
     if share is not None:
         # The held-out iterations judge a plan that nobody has seen them for, moves included.
         _, choice, held_out = plan(planner.split(statistics, share)[0])
-    placement, moved = from_current(
-        registry.read_placement(request.current),
-        str(request.current),
-        placement,
-        choice.best,
-        held_out,
-        deployment,
-        Serving.of(request.hardware, request.dispatch, statistics.top_k),
+    load = held_out.loads.sum(axis=0)
+    written, moved = moves.reached(
+        before, placement.checked, choice.best, load, deployment, serving
     )
-    return placement, f"{figures}\n\n{moved}"
+    figures += f"\n\nto fetch from what {current} holds:\n{moved}"
+    return replace(placement, phy2log=written.phy2log), figures
 
 
 def _figures(
@@ -125,25 +96,21 @@ def _figures(
     shape = (len(held_out.layers), statistics.num_experts, deployment.num_replicas)
     plans = {"experts in order": experts_in_order(*shape)} | choice.plans
     tables = {
-        name: tabulate(held_out.layers, held_out.loads, plan, deployment.num_gpus)
+        name: tabulate(held_out.layers, held_out.loads, plan, deployment)
         for name, plan in plans.items()
     }
     used, measured = spans([*statistics.iterations]), spans([*held_out.iterations])
-    lines = [
-        f"{len(statistics.layers)} layers of {statistics.num_experts} experts on "
-        f"{deployment.num_replicas} slots of {deployment.num_gpus} ranks, iterations {used}",
-        "",
-        compare(tables),
-        fill(f"{choice}", 80),
-    ]
     if held_out is statistics:
-        lines.append("measured on what was planned on, for want of iterations to hold out")
+        what = "measured on what was planned on, for want of iterations to hold out"
     elif validated:
-        lines.append(f"held out: iterations {measured}, which no plan saw; nor did the file's")
+        what = f"held out: iterations {measured}, which no plan saw; nor did the file's"
     else:
-        more = "held out; the file's plan is made from all"
-        lines.append(f"measured on iterations {measured}, {more}")
-    return "\n".join(lines)
+        what = f"measured on iterations {measured}, held out; the file's plan is made from all"
+    return (
+        f"{len(statistics.layers)} layers of {statistics.num_experts} experts on "
+        f"{deployment.num_replicas} slots of {deployment.num_gpus} ranks, iterations {used}\n\n"
+        f"{compare(tables)}\n{fill(f'{choice}', 80)}\n{what}"
+    )
 
 
 def _written(path: Path, target: Format, spare: int) -> str:
@@ -152,14 +119,14 @@ def _written(path: Path, target: Format, spare: int) -> str:
 
 
 def _ignored(
-    request: Request,
+    options: Namespace,
     target: Format,
     deployment: Deployment,
     placement: EnginePlacement,
     recorded_ranks: int | None,
 ) -> list[str]:
     """What the engine would ignore or misread."""
-    layers, updates = placement.layers, placement.layer_updates_per_iter
+    layers, updates = placement.layers, options.layer_updates_per_iter
     gpus, groups, nodes = deployment.num_gpus, deployment.num_groups, deployment.num_nodes
     warnings = {
         "ep_size 1 leaves nothing to balance; engines ignore EPLB then": gpus == 1,
@@ -171,7 +138,7 @@ def _ignored(
         f"num_groups {groups} does not spread over num_nodes {nodes}; most programs then ignore "
         f"both": nodes > 1 and not deployment.can_be_node_local,
         "--num_groups has no effect with --num_nodes 1": (
-            (request.num_groups or 1) > 1 and nodes == 1
+            (options.num_groups or 1) > 1 and nodes == 1
         ),
         f"the statistics number the MoE layers alone, {target.name} the model's layers: written "
         f"as layers {spans([*layers])}; give --first_moe_layer (3 for DeepSeek-V3) if the model "

@@ -63,22 +63,20 @@ def columns(rows: list[list[str]]) -> str:
 def tabulate(
     layers: tuple[int, ...],
     loads: np.ndarray,
-    placement: ExpertPlacement | None,
-    num_gpus: int | None,
+    placement: ExpertPlacement | None = None,
+    deployment: Deployment | None = None,
     dispatch: str = "even",
-    num_nodes: int = 1,
 ) -> LoadTable:
     """The table of ``loads`` [iterations, layers, experts].
 
-    With a placement and ``num_gpus`` per GPU, under the rule ``dispatch`` of
+    With a placement and its ``deployment`` per GPU, under the rule ``dispatch`` of
     `eplb.throughput.dispatch`; with a placement alone per slot; with neither per expert.
     """
     if placement is None:
         units = loads.astype(np.float64)
-    elif num_gpus is None:
+    elif deployment is None:
         units = slot_loads(loads, placement)
     else:
-        deployment = Deployment(placement.phy2log.shape[1], 1, num_nodes, num_gpus)
         units = gpu_loads(loads, placement, deployment, dispatch)
     # Idle places become NaN here, and nanmean leaves them out from then on.
     units = np.where(loads.any(axis=2, keepdims=True), units, np.nan)
@@ -124,6 +122,7 @@ def plot(path: Path, tables: dict[str, LoadTable], unit: str) -> None:
     rows = np.linspace(0, len(layers) - 1, min(len(layers), 6)).astype(int)
     for axis in draw_loads(above, panels, unit):
         axis.set_yticks(rows, [layers[row] for row in rows])
+    figure.suptitle(f"Load of every {unit}, as recorded and projected onto placements")
     lines = below.subplots()
     for colour, (name, table) in zip((QUIET, PROGRAM), tables.items(), strict=False):
         label = f"{name}: {table.average_imbalance_ratio:.3f} on average"

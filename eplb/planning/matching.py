@@ -3,26 +3,28 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 
 from eplb.common import UserError
 from eplb.engines.model import EnginePlacement, ExpertStatistics
 from eplb.engines.reading import spans
-from eplb.placement import ExpertPlacement
 
 # Layers of multi-token prediction at the end of a model, which recordings may leave out.
 MOST_MTP_LAYERS = 3
 
 
 def align(
-    placement: EnginePlacement, statistics: ExpertStatistics, source: str
-) -> tuple[ExpertPlacement, tuple[str, ...]]:
-    """``placement`` with the layers of ``statistics``, in their order, and notes; or `UserError`.
+    placement: EnginePlacement, statistics: ExpertStatistics, source: Path
+) -> EnginePlacement:
+    """``placement`` of the layers and routed experts of ``statistics``, in their order.
 
     Layers match by number, or by order where one side numbers only the MoE layers. Layers that
-    follow the last one of the statistics are taken as those of multi-token prediction.
+    follow the last one of the statistics are taken as those of multi-token prediction, which a
+    note tells. Raises `UserError` for a placement of another model; ``source`` is its file.
     """
+    placement = without_shared(placement, statistics.num_experts)
     if placement.num_experts != statistics.num_experts:
         raise UserError(
             f"{source} places {placement.num_experts} experts, the statistics count "
@@ -30,26 +32,26 @@ def align(
         )
     if placement.every_layer:
         rows = np.repeat(placement.phy2log, len(statistics.layers), axis=0)
-        return ExpertPlacement.from_phy2log(rows, placement.num_experts), ()
+        return replace(placement, phy2log=rows, layers=statistics.layers)
     places, counts = list(placement.layers), list(statistics.layers)
     by_order = placement.moe_layers_only or statistics.moe_layers_only
     if by_order:
         places, counts = list(range(len(places))), list(range(len(counts)))
-    missing = set(counts) - set(places)
     # Formats with a row per layer of the model also have rows for dense layers.
-    extra = sorted(set(places) - set(counts)) if placement.model_layers is None else []
-    last = counts[-1]
-    is_mtp = len(extra) <= MOST_MTP_LAYERS and extra == [*range(last + 1, last + 1 + len(extra))]
-    if missing or (extra and not is_mtp) or (by_order and len(places) > len(counts) and not extra):
+    has_dense = placement.model_layers is not None
+    extra = sorted(set(places) - set(counts)) if by_order or not has_dense else []
+    after_last = [*range(counts[-1] + 1, counts[-1] + 1 + len(extra))]
+    is_mtp = not has_dense and extra == after_last and len(extra) <= MOST_MTP_LAYERS
+    if set(counts) - set(places) or (extra and not is_mtp):
         raise UserError(_mismatch(placement, statistics, source))
     notes = ()
     if extra:
         notes = (f"{source}: layer {spans(extra)} is not in the statistics; taken as MTP",)
     rows = placement.phy2log[[places.index(layer) for layer in counts]]
-    return ExpertPlacement.from_phy2log(rows, placement.num_experts), notes
+    return replace(placement, phy2log=rows, layers=statistics.layers, notes=notes)
 
 
-def _mismatch(placement: EnginePlacement, statistics: ExpertStatistics, source: str) -> str:
+def _mismatch(placement: EnginePlacement, statistics: ExpertStatistics, source: Path) -> str:
     ours, theirs = list(placement.layers), list(statistics.layers)
     way_out = "it belongs to another model"
     if statistics.moe_layers_only and not placement.moe_layers_only:

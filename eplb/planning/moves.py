@@ -7,17 +7,18 @@ what is deployed, which is a program's work (`programs/steady.py`).
 
 from __future__ import annotations
 
-from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 from scipy.optimize import linear_sum_assignment
 
 from eplb.common import UserError
+from eplb.engines import registry
 from eplb.engines.choice import keep_slots
-from eplb.engines.model import EnginePlacement, ExpertStatistics
+from eplb.engines.model import ExpertStatistics
 from eplb.loads import fetched_experts
 from eplb.placement import Deployment, ExpertPlacement, node_locality
-from eplb.planning.matching import align, without_shared
+from eplb.planning.matching import align
 from eplb.throughput.profile import Profile, Serving
 from eplb.throughput.worth import fetching_seconds, layer_seconds
 
@@ -95,39 +96,45 @@ def economical(
     return ExpertPlacement.from_phy2log(rows, after.num_experts)
 
 
-def from_current(
-    current: EnginePlacement,
-    source: str,
-    planned: EnginePlacement,
-    rehearsed: ExpertPlacement,
-    held_out: ExpertStatistics,
-    deployment: Deployment,
-    serving: Serving,
-) -> tuple[EnginePlacement, str]:
-    """``planned`` as it is best reached from ``current``, and what is moved, in words.
+def deployed(path: Path, statistics: ExpertStatistics, deployment: Deployment) -> ExpertPlacement:
+    """What the placement file ``path`` has in the layers of ``statistics``.
 
-    source: the file of ``current``; rehearsed: a plan made like ``planned`` without ``held_out``.
-    Raises `UserError` for a placement of another shape.
+    Raises `UserError` for a placement of another shape than ``deployment``.
     """
-    before, _ = align(without_shared(current, held_out.num_experts), held_out, source)
-    slots, ranks = before.phy2log.shape[1], current.num_gpus or deployment.num_gpus
+    current = align(registry.read_placement(path), statistics, path)
+    slots, ranks = current.phy2log.shape[1], current.num_gpus or deployment.num_gpus
     if (slots, ranks) != (deployment.num_replicas, deployment.num_gpus):
         raise UserError(
-            f"--current {source} has {slots} slots on {ranks} ranks, the plan "
+            f"--current {path} has {slots} slots on {ranks} ranks, the plan "
             f"{deployment.num_replicas} on {deployment.num_gpus}; give --ep_size {ranks} "
             f"--num_slots {slots}, or leave --current out"
         )
-    plain = ExpertPlacement.from_phy2log(planned.phy2log, planned.num_experts)
-    relabelled = relabel(before, plain, deployment)
-    load = held_out.loads.sum(axis=0)
-    written = economical(before, relabelled, rehearsed, load, deployment, serving)
+    return current.checked
+
+
+def reached(
+    before: ExpertPlacement,
+    planned: ExpertPlacement,
+    rehearsed: ExpertPlacement,
+    load: np.ndarray,
+    deployment: Deployment,
+    serving: Serving,
+) -> tuple[ExpertPlacement, str]:
+    """``planned`` as it is best reached from ``before``, and what is moved, in words.
+
+    The other arguments are those of `economical`.
+    """
+    renumbered = relabel(before, planned, deployment)
+    written = economical(before, renumbered, rehearsed, load, deployment, serving)
     profile = next(iter(serving.profiles.values()))
-    lines = [f"to fetch from what {source} holds:"]
-    for name, after in (("as planned", plain), ("renumbered", relabelled), ("as written", written)):
-        lines.append(f"  {name:<12}{_to_fetch(before, after, deployment, profile)}")
+    ways = {"as planned": planned, "renumbered": renumbered, "as written": written}
+    lines = [
+        f"  {name:<12}{_to_fetch(before, after, deployment, profile)}"
+        for name, after in ways.items()
+    ]
     kept = int((written.phy2log == before.phy2log).all(axis=1).sum())
     lines.append(f"{kept} of {len(before.phy2log)} layers would not pay for their moves, and stay")
-    return replace(planned, phy2log=written.phy2log), "\n".join(lines)
+    return written, "\n".join(lines)
 
 
 def _to_fetch(

@@ -8,7 +8,6 @@ kept. Not covered: what programs are shown (`eplb.planning.expected`), measuring
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -29,8 +28,8 @@ HELD_OUT = 0.2  # of the iterations, to choose a plan by
 # With fewer iterations than this, a held-out share tells chance more than quality.
 FEWEST_TO_SPLIT = 10
 
-# From loads [iterations, layers, experts] to phy2log [layers, slots].
-Planner = Callable[[np.ndarray], np.ndarray]
+# From loads [iterations, layers, experts].
+Planner = Callable[[np.ndarray], ExpertPlacement]
 
 
 def check_sizes(deployment: Deployment, num_experts: int) -> None:
@@ -96,8 +95,7 @@ def plan(
         planners = _planners(sandbox, program, deployment)
 
         def made(name: str, iterations: ExpertStatistics) -> ExpertPlacement:
-            slots = _place(planners[name], iterations.loads, deployment, one_replica_per_gpu)
-            return ExpertPlacement.from_phy2log(slots, iterations.num_experts)
+            return _place(planners[name], iterations.loads, deployment, one_replica_per_gpu)
 
         plans = {name: made(name, known) for name in planners}
         choice = choose(plans, held_out.loads, deployment)
@@ -109,37 +107,30 @@ def plan(
 
 
 def _planners(sandbox: Sandbox, program: Path, deployment: Deployment) -> dict[str, Planner]:
-    """By name, the program first."""
-    found: dict[str, Planner] = {program.name: partial(_by_program, sandbox, program, deployment)}
+    """By name, the program first, whose answer to the last of its windows counts."""
+
+    def by_program(loads: np.ndarray) -> ExpertPlacement:
+        return ask(sandbox, program, windows_to_show(loads), deployment).placements[-1]
+
+    found: dict[str, Planner] = {program.name: by_program}
     for name, rule in greedy_rules(deployment).items():
-        found[f"{name}, recent load"] = partial(_by_rule, rule, expected_load)
-        found[f"{name}, plain sum"] = partial(_by_rule, rule, partial(np.sum, axis=0))
+        found[f"{name}, recent load"] = lambda loads, rule=rule: rule(expected_load(loads))
+        found[f"{name}, plain sum"] = lambda loads, rule=rule: rule(loads.sum(axis=0))
     return found
 
 
 def _place(
     planner: Planner, loads: np.ndarray, deployment: Deployment, one_replica_per_gpu: bool
-) -> np.ndarray:
-    """[layers, slots]: ``planner``'s placement; layers without a token keep experts in order."""
+) -> ExpertPlacement:
+    """``planner``'s placement; layers without a token keep experts in order."""
     _, layers, experts = loads.shape
-    slots = experts_in_order(layers, experts, deployment.num_replicas).phy2log.copy()
+    slots = experts_in_order(layers, experts, deployment.num_replicas).phy2log
     live = loads.any(axis=(0, 2))
-    slots[live] = planner(loads[:, live])
+    slots[live] = planner(loads[:, live]).phy2log
     if one_replica_per_gpu:
         rows = zip(slots, expected_load(loads), strict=True)
         slots = np.stack([part_replicas(*row, deployment.num_gpus) for row in rows])
-    return slots
-
-
-def _by_rule(rule: Callable, load_of: Callable, loads: np.ndarray) -> np.ndarray:
-    return rule(load_of(loads)).phy2log
-
-
-def _by_program(
-    sandbox: Sandbox, program: Path, deployment: Deployment, loads: np.ndarray
-) -> np.ndarray:
-    """The answer to the last of the windows that the program is shown."""
-    return ask(sandbox, program, windows_to_show(loads), deployment).placements[-1].phy2log
+    return ExpertPlacement.from_phy2log(slots, experts)
 
 
 def ask(sandbox: Sandbox, program: Path, windows: np.ndarray, deployment: Deployment) -> ProgramRun:

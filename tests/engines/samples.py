@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from safetensors.numpy import save_file
 
 from eplb.engines.model import EnginePlacement, ExpertStatistics
+from eplb.trace import TraceHeader
 
 
 def statistics(
@@ -23,13 +24,13 @@ def statistics(
     draws = np.random.default_rng(seed)
     popularity = np.exp(draws.normal(size=(len(layers), experts)))
     loads = draws.poisson(popularity * 200, (iterations, len(layers), experts)).astype(np.int64)
-    return ExpertStatistics(loads, layers, first_iteration, top_k=2)
+    return ExpertStatistics(loads, layers, first_iteration, TraceHeader(top_k=2))
 
 
 def write_ranks(folder: Path, recorded: ExpertStatistics, ranks: int = 4, dtype=np.int32) -> None:
     """The folder that TensorRT-LLM writes: ``recorded`` split at random over ``ranks`` files."""
     folder.mkdir(parents=True, exist_ok=True)
-    meta = {"num_experts": recorded.num_experts, "num_experts_per_token": recorded.top_k}
+    meta = {"num_experts": recorded.num_experts, "num_experts_per_token": recorded.header.top_k}
     (folder / "meta_info.json").write_text(json.dumps(meta))
     draws = np.random.default_rng(1)
     parts = draws.multinomial(recorded.loads, [1 / ranks] * ranks)

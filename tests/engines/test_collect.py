@@ -113,7 +113,7 @@ def test_counts_are_the_routers_own_choices(model):
                 _, _, chosen = router(hidden)
                 by_hand = [int((chosen == expert).sum()) for expert in range(8)]
                 assert statistics.loads[iteration, row].tolist() == by_hand
-    assert len(routers) == len(statistics.layers) and statistics.top_k == 2
+    assert len(routers) == len(statistics.layers) and statistics.header.top_k == 2
     tokens = statistics.loads.sum(axis=2)
     assert (tokens < 96).any() if "Longcat" in type(model).__name__ else (tokens == 96).all()
     assert (statistics.loads.max(axis=2) > statistics.loads.min(axis=2)).all()

@@ -144,7 +144,7 @@ def test_ranks_add_up(tmp_path, dtype):
     again = registry.read_statistics(tmp_path)
     assert np.array_equal(again.loads, recorded.loads)
     assert (again.layers, again.iterations) == (recorded.layers, recorded.iterations)
-    assert (again.num_ranks, again.top_k) == (4, 2)
+    assert (again.header.num_gpus, again.header.top_k) == (4, 2)
 
 
 def test_bfloat16_counts_are_read(tmp_path):
@@ -267,7 +267,7 @@ JSONS = {
     "enormous": ('{"weight": [[1e300, 1]]}', "no recording has so many"),
     "flat": ('{"weight": [1, 2]}', r"shape \[2\]"),
     "idle": ('{"weight": [[0, 0]]}', "no expert received any token"),
-    "a placement": ('{"physical_to_logical_map": [[0, 1]]}', "holds a placement"),
+    "a placement": ('{"physical_to_logical_map": [[0, 1]]}', "holds placements, not statistics"),
     "map cut short": ('{"moe_layer_count": 1}', "layer_list"),
     "device lost": (
         '{"moe_layer_count": 1, "layer_list": [{"layer_id": 0, "device_count": 2, '

@@ -286,7 +286,8 @@ def test_a_gzipped_trace_keeps_its_name_in_messages(tmp_path):
     packed = tmp_path / "trace.json.gz"
     packed.write_bytes(gzip.compress((tmp_path / "trace.json").read_bytes()))
     again = registry.read_statistics(packed)
-    assert np.array_equal(again.loads, TWICE) and (again.num_ranks, again.num_slots) == (2, 6)
+    assert np.array_equal(again.loads, TWICE)
+    assert (again.header.num_gpus, again.header.num_replicas) == (2, 6)
     packed.write_bytes(gzip.compress((tmp_path / "trace.json").read_bytes()[:-30]))
     with pytest.raises(UserError, match=f"trace {packed} "):
         registry.read_statistics(packed)

@@ -74,7 +74,7 @@ def test_tensorrt_llm_ranks_are_united(tmp_path):
     assert (statistics.layers, statistics.iterations) == ((0, 1, 9), range(5, 8))
     assert statistics.loads[:, 0].tolist() == [[5, 6, 7, 8], [5, 6, 7, 8], [1, 2, 3, 4]]
     assert statistics.loads[:, 2].tolist() == [[0] * 4, [0] * 4, [0, 0, 0, 8]]
-    assert statistics.num_ranks == 2
+    assert statistics.header.num_gpus == 2
     notes = " ".join(statistics.notes)
     assert "different layers" in notes and "not all ranks recorded iteration 7;" in notes
 

@@ -61,7 +61,7 @@ def check_recording(folder: Path, rank: dict) -> None:
         assert np.array_equal(read_trace(file).loads, loads)
     statistics = registry.read_statistics(folder)
     assert np.array_equal(statistics.loads, [step["load"] for step in rank["target"]])
-    assert statistics.num_ranks == run.RANKS
+    assert statistics.header.num_gpus == run.RANKS
 
 
 def test_a_program_moves_the_weights_of_both_models(tmp_path):

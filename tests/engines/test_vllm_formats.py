@@ -19,9 +19,8 @@ from eplb.common import UserError, project_file
 from eplb.engines import registry, vllm_proposals
 from eplb.loads import balancedness, gpu_loads
 from eplb.placement import Deployment, ExpertPlacement
-from eplb.planning.generate import generate
-from eplb.planning.report import report
 from tests.engines.samples import placements, statistics
+from tests.planning.commands import generated, reported
 from tests.strategies import random_loads, random_phy2log, seeds
 
 SIZES = Deployment(24, 1, 1, 4)
@@ -71,7 +70,7 @@ def test_one_list_stands_for_every_layer(tmp_path):
     recorded.parent.mkdir()
     load = random_loads(0, 3, 4) + 1
     recorded.write_text(loadstats.line_of(load, 0, Deployment(6, 1, 1, 2)))
-    text, _ = report(expert_statistic_path=recorded, eplb_config=path)
+    text, _ = reported(expert_statistic_path=recorded, eplb_config=path)
     placed = ExpertPlacement.from_phy2log(np.tile([0, 3, 1, 2, 2, 0], (3, 1)), 4)
     assert f"{balancedness(gpu_loads(load, placed, 2)):.4f}" in text
 
@@ -142,7 +141,7 @@ def test_a_record_of_the_engine_is_summed_by_expert(tmp_path):
     path.write_text(json.dumps(record) + "\n")
     read = registry.read_statistics(path)
     assert read.loads.tolist() == [[[7, 1], [5, 5]]]
-    assert (read.num_ranks, read.num_slots, read.moe_layers_only) == (2, 4, True)
+    assert (read.header.num_gpus, read.header.num_replicas, read.moe_layers_only) == (2, 4, True)
 
 
 def test_a_record_with_its_type_behind_many_loads_is_recognised(tmp_path):
@@ -152,7 +151,7 @@ def test_a_record_with_its_type_behind_many_loads_is_recognised(tmp_path):
     path = tmp_path / "stats.jsonl"
     path.write_text(json.dumps(record, sort_keys=True) + "\n")
     read = registry.read_statistics(path)
-    assert np.array_equal(read.loads, load[None]) and read.num_ranks == 4
+    assert np.array_equal(read.loads, load[None]) and read.header.num_gpus == 4
 
 
 @pytest.mark.parametrize(
@@ -186,11 +185,11 @@ def test_a_folder_of_windows_is_planned_and_becomes_a_trace(tmp_path):
     folder = tmp_path / "record"
     loads = write_recording(folder / "load_3x16.jsonl")
     plan = tmp_path / "plan.json"
-    made = generate(expert_statistic_path=folder, output_path=plan, format="vllm-41141")
+    made = generated(expert_statistic_path=folder, output_path=plan, format="vllm-41141")
     assert f"EPLB_VLLM_PLACEMENT={plan}" in made[0].replace("\n", " ")
     assert registry.read_placement(plan).phy2log.shape == (3, 24)
     trace = tmp_path / "trace.json"
-    generate(expert_statistic_path=folder, output_path=trace, format="trace")
+    generated(expert_statistic_path=folder, output_path=trace, format="trace")
     assert np.array_equal(registry.read_statistics(trace).loads, loads)
 
 

@@ -18,13 +18,14 @@ from eplb.engines.registry import read_statistics
 from eplb.evaluation.measure import ProgramRun
 from eplb.placement import Deployment
 from eplb.planning import advice, advice_report
-from eplb.planning.advice import Past, Trial, deployment_of, schedule, try_out
+from eplb.planning.advice import Past, Study, Trial, deployment_of
 from eplb.sandbox.runner import Run
 from eplb.throughput.profile import Serving, default_serving
 from eplb.throughput.worth import Worth
 from eplb.trace import write_trace
 from eplb.workload_model import PRESETS, generate
 from tests.engines.samples import statistics
+from tests.planning.commands import advised
 
 ROOT = Path(__file__).parents[2]
 
@@ -62,22 +63,8 @@ def no_sandbox(monkeypatch):
 
 
 def told(recording, **options):
-    everything = {
-        "expert_statistic_path": recording,
-        "ep_size": [4],
-        "decode_statistic_path": None,
-        "gpus_per_node": 2,
-        "num_groups": None,
-        "iter_start": None,
-        "iter_stop": None,
-        "steps_per_iteration": None,
-        "program_path": None,
-        "hardware": ["h200"],
-        "dispatch": "even",
-        "plot": None,
-        "progress": lambda share: None,
-    }
-    return advice_report.make(**everything | options)
+    options = {"ep_size": [4], "gpus_per_node": 2} | options
+    return advised(expert_statistic_path=recording, **options)
 
 
 def rows_of(text: str, phase: str) -> list[list[str]]:
@@ -173,41 +160,42 @@ def past_of(recording) -> Past:
     return Past.of(statistics, np.full(statistics.loads.shape[1], True))
 
 
-def run_of(past: Past, deployment: Deployment, seconds=0.0) -> ProgramRun:
-    seen = past.windows[:-1]
-    placements = [place_greedily(window, deployment) for window in seen]
-    return ProgramRun(placements, np.full((1, len(seen)), seconds), np.empty((0, 0)))
+def study_of(past: Past, serving: Serving, seconds=0.0) -> Study:
+    """Greedy plans that take so many seconds each; five steps an iteration."""
+
+    def ask(windows: np.ndarray, deployment: Deployment) -> ProgramRun:
+        placements = [place_greedily(window, deployment) for window in windows]
+        return ProgramRun(placements, np.full((1, len(windows)), seconds), np.empty((0, 0)))
+
+    return Study(dict.fromkeys(serving.profiles, past), serving, 5, ask)
 
 
 def test_no_window_is_served_by_a_plan_that_has_seen_it(recording):
     """The n-th plan is marked by the expert in its first slot."""
     past = past_of(recording)
     deployment = deployment_of(32, 4, 1, 2, 1)
-    run = run_of(past, deployment)
     free = Serving(
         {"prefill": replace(default_serving().profiles["prefill"], link_between_nodes=1e9)}
     )
-    placements, times = schedule(past, run, deployment, free, 1)
+    placements, times = study_of(past, free).schedule("prefill", deployment, 1)
     assert len(placements) == len(past.held_out) == len(times)
     # Changing the windows from one on cannot change the placements that serve up to it.
     for index in range(past.known, len(past.windows)):
         windows = past.windows.copy()
         windows[index:] = windows[index:, :, ::-1]
         blind = replace(past, windows=windows)
-        again, _ = schedule(blind, run_of(blind, deployment), deployment, free, 1)
+        again, _ = study_of(blind, free).schedule("prefill", deployment, 1)
         for one, other in zip(placements[: index - past.known + 1], again):
             assert (one.phy2log == other.phy2log).all()
 
 
 def test_planning_and_moves_are_paid_for_at_every_rebalancing(recording):
-    past = past_of(recording)
-    deployment = deployment_of(32, 4, 1, 2, 1)
-    trials = list(
-        try_out(past, run_of(past, deployment, 0.25), deployment, 1, default_serving(), "decode", 5)
-    )
+    study = study_of(past_of(recording), default_serving(), 0.25)
+    trials = list(study.trials("decode", deployment_of(32, 4, 1, 2, 1)))
     assert [trial.every for trial in trials] == [0, 4, 2, 1]
     assert [trial.worth.planning for trial in trials] == pytest.approx([0, 0.25, 0.75, 1.75])
     assert [trial.steps for trial in trials] == [0, 140, 70, 35]
+    assert all(trial.stall >= 0.25 for trial in trials[1:])
 
 
 def trial_with(spare: int, every: int, speed: float, phase="decode") -> Trial:
@@ -218,18 +206,19 @@ def trial_with(spare: int, every: int, speed: float, phase="decode") -> Trial:
 
 def test_the_simplest_of_what_is_as_good_is_chosen():
     best = trial_with(3, 1, 1000.0)
-    assert advice_report.choose([best, trial_with(0, 1, 990.0)]) is best
+    assert advice_report.choose([best, trial_with(0, 1, 990.0)]) == [best]
     simpler = trial_with(1, 1, 996.0)
-    assert advice_report.choose([best, simpler, trial_with(0, 1, 990.0)]) is simpler
+    assert advice_report.choose([best, simpler, trial_with(0, 1, 990.0)]) == [simpler]
     rarely, never = trial_with(1, 4, 996.0), trial_with(1, 0, 996.0)
-    assert advice_report.choose([best, simpler, rarely]) is rarely
-    assert advice_report.choose([best, rarely, simpler, never]) is never
+    assert advice_report.choose([best, simpler, rarely]) == [rarely]
+    assert advice_report.choose([best, rarely, simpler, never]) == [never]
 
 
 def test_spans_of_the_heading_are_the_held_out_iterations(recording):
     past = past_of(recording)
-    assert past.iterations == 7 and len(past.windows) == 16
-    assert (past.windows.sum(axis=0) == past.statistics.loads[-112:].sum(axis=0)).all()
+    assert (past.iterations, past.stop, len(past.windows)) == (7, 120, 16)
+    loads = read_statistics(recording).loads
+    assert (past.windows.sum(axis=0) == loads[-112:].sum(axis=0)).all()
     assert spans([*range(64, 120)]) == "64 to 119"
     assert advice.WINDOWS == 16
 

@@ -18,15 +18,15 @@ from eplb.engines import registry
 from eplb.engines.choice import place_greedily
 from eplb.placement import Deployment
 from eplb.planning import planner
-from eplb.planning.generate import generate
 from eplb.planning.load_table import tabulate
 from eplb.planning.matching import align
-from eplb.planning.report import report
 from eplb.sandbox.runner import Run
 from eplb.workload_model import WorkloadModel
 from eplb.workload_model import generate as make_trace
 from tests.engines.samples import statistics, write_ranks
 from tests.engines.test_odd_folders import write_rank
+from tests.planning import commands
+from tests.planning.commands import reported
 
 ROOT = Path(__file__).parents[2]
 
@@ -97,15 +97,15 @@ def no_sandbox(monkeypatch):
 
 def generated(recording: Path, output: Path, **options) -> tuple[str, list[str]]:
     options = {"ep_size": 8, "num_slots": 272} | options
-    return generate(expert_statistic_path=recording, output_path=output, **options)
+    return commands.generated(expert_statistic_path=recording, output_path=output, **options)
 
 
 def test_held_out_figures_are_those_of_the_written_file(no_sandbox, recording, tmp_path):
     output = tmp_path / "out.yaml"
     told = generated(recording, output, validate=0.25)[0]
     last = registry.read_statistics(recording, 115, None)
-    placed, _ = align(registry.read_placement(output), last, "it")
-    table = tabulate(last.layers, last.loads, placed, 8)
+    placed = align(registry.read_placement(output), last, output)
+    table = tabulate(last.layers, last.loads, placed.checked, Deployment(272, 1, 1, 8))
     assert f"{table.average_imbalance_ratio:.4f}" in told
     assert "held out: iterations 115 to 119" in told
     assert max(map(len, told.replace(str(output), "out").splitlines())) <= 80
@@ -130,7 +130,7 @@ def test_every_placement_format_is_written(no_sandbox, recording, tmp_path):
     }.items():
         told = generated(recording, tmp_path / file, format=name)[0]
         assert str(tmp_path / file) in told
-        placed, _ = align(
+        placed = align(
             registry.read_placement(tmp_path / file), registry.read_statistics(recording), file
         )
         assert placed.phy2log.shape == (2, 272)
@@ -217,7 +217,7 @@ def test_defaults_hold_for_pipeline_stages_and_uneven_ranks(no_sandbox, tmp_path
 def test_more_ranks_than_experts_are_written_and_reported(no_sandbox, tmp_path):
     (tmp_path / "counts.json").write_text(json.dumps([[50, 6, 7, 8]]))
     generated(tmp_path / "counts.json", tmp_path / "out.yaml", ep_size=8, num_slots=8)
-    text, _ = report(
+    text, _ = reported(
         expert_statistic_path=tmp_path / "counts.json",
         eplb_config=tmp_path / "out.yaml",
         ep_size=8,
@@ -229,17 +229,17 @@ def test_report_asks_for_what_the_files_do_not_tell(tmp_path):
     counts = tmp_path / "counts.json"
     counts.write_text(json.dumps([[5, 6, 7, 8]]))
     with pytest.raises(UserError, match="give --ep_size or --per_expert"):
-        report(expert_statistic_path=counts)
-    assert "per expert" in report(expert_statistic_path=counts, per_expert=True)[0]
-    assert "per rank of 2" in report(expert_statistic_path=counts, ep_size=2)[0]
+        reported(expert_statistic_path=counts)
+    assert "per expert" in reported(expert_statistic_path=counts, per_expert=True)[0]
+    assert "per rank of 2" in reported(expert_statistic_path=counts, ep_size=2)[0]
     location = tmp_path / "location.json"
     location.write_text('{"physical_to_logical_map": [[0, 1, 2, 3, 0]]}')
     with pytest.raises(UserError, match="5 slots do not spread over 2 ranks"):
-        report(expert_statistic_path=counts, eplb_config=location, ep_size=2)
+        reported(expert_statistic_path=counts, eplb_config=location, ep_size=2)
     devices = [{"device_expert": [0, 1]}, {"device_expert": [2, 3]}]
     location.write_text(json.dumps({"layer_list": [{"device_list": devices}]}))
     with pytest.raises(UserError, match="--ep_size is 4, but the placement is one of 2 devices"):
-        report(expert_statistic_path=counts, eplb_config=location, ep_size=4)
+        reported(expert_statistic_path=counts, eplb_config=location, ep_size=4)
 
 
 def test_from_what_is_deployed_less_is_fetched_and_it_says_so(no_sandbox, recording, tmp_path):
@@ -265,13 +265,13 @@ def test_the_report_says_what_a_placement_gains_in_tokens_per_second(
     options = {"expert_statistic_path": recording, "eplb_config": output, "validate": 0.5}
     gains = {}
     for rule in ("even", "lp"):
-        text, _ = report(**options, dispatch=rule, hardware=["b200", "decode.tokens_per_gpu=999"])
+        text, _ = reported(**options, dispatch=rule, hardware=["b200", "decode.tokens_per_gpu=999"])
         assert f"tokens per second on b200 decode.tokens_per_gpu=999, dispatch {rule}" in text
         gains[rule] = [float(gain) for gain in re.findall(r"([\d.]+) x experts in order", text)]
         assert len(gains[rule]) == 2 and min(gains[rule]) > 0.5
     assert gains["lp"] >= gains["even"] and gains["lp"] != gains["even"]
     with pytest.raises(UserError, match="--hardware nothing"):
-        report(**options, hardware=["nothing"])
+        reported(**options, hardware=["nothing"])
 
 
 @pytest.mark.parametrize("script", ["report_load_statistics.py", "plan_deployment.py"])

@@ -12,14 +12,14 @@ import torch
 
 from eplb.common import UserError
 from eplb.engines import registry
-from eplb.planning.report import report
 from tests.engines.test_odd_files import ROWS
+from tests.planning.commands import reported
 
 
 def test_a_layer_without_tokens_is_left_out_of_the_report(tmp_path):
     counts = tmp_path / "a.json"
     counts.write_text(json.dumps([[3, 1], [0, 0]]))
-    told, notes = report(expert_statistic_path=counts, ep_size=2)
+    told, notes = reported(expert_statistic_path=counts, ep_size=2)
     assert told.splitlines()[-1].split() == ["average", "2.0", "1.4", "0.5000"]
     assert "no token in layer 1: left out of averages, and experts stay in order" in notes[0]
 
@@ -44,7 +44,7 @@ def test_maps_as_people_have_them(tmp_path, name):
     (tmp_path / "a.json").write_text(json.dumps(ROWS))
     content = {"moe_layer_count": len(MAPS[name]), "layer_list": MAPS[name]}
     (tmp_path / "map.json").write_text(json.dumps(content))
-    told, _ = report(expert_statistic_path=tmp_path / "a.json", eplb_config=tmp_path / "map.json")
+    told, _ = reported(expert_statistic_path=tmp_path / "a.json", eplb_config=tmp_path / "map.json")
     _, *rows = told.strip().splitlines()[-3:]
     assert rows[0].split()[-2:] == rows[1].split()[-2:]
     assert "rank of 2" in told

@@ -159,7 +159,7 @@ def test_the_seed_program_plans_and_keeps_the_layers():
     recorded, deployment = statistics(layers=(3, 7, 9)), Deployment(20, 1, 1, 4)
     placement, _, _ = planner.plan(recorded, deployment, project_file("initial.py"))
     assert (placement.layers, placement.num_gpus) == ((3, 7, 9), 4)
-    placed, _ = align(placement, recorded, "it")
+    placed = align(placement, recorded, "it").checked
     before = experts_in_order(3, 16, 16)
     hottest = [
         gpu_loads(recorded.loads.sum(axis=0), each, 4).max(axis=1) for each in (placed, before)
@@ -174,17 +174,17 @@ def placement_of(layers: tuple[int, ...], experts: int = 16, **more) -> EnginePl
 
 def test_layers_match_by_number_or_by_order():
     recorded = statistics(layers=(3, 4))
-    by_number, _ = align(placement_of((0, 1, 2, 3, 4), model_layers=5), recorded, "it")
+    by_number = align(placement_of((0, 1, 2, 3, 4), model_layers=5), recorded, "it")
     assert by_number.phy2log[:, 0].tolist() == [13, 12]
-    by_order, notes = align(placement_of((0, 1), moe_layers_only=True), recorded, "it")
-    assert by_order.phy2log[:, 0].tolist() == [0, 15] and not notes
+    by_order = align(placement_of((0, 1), moe_layers_only=True), recorded, "it")
+    assert by_order.phy2log[:, 0].tolist() == [0, 15] and not by_order.notes
 
 
 def test_layers_after_the_last_are_those_of_multi_token_prediction():
     recorded = statistics(layers=(3, 4))
     for placement in (placement_of((0, 1, 2), moe_layers_only=True), placement_of((3, 4, 5))):
-        placed, notes = align(placement, recorded, "it")
-        assert len(placed.phy2log) == 2 and "taken as MTP" in notes[0]
+        placed = align(placement, recorded, "it")
+        assert len(placed.phy2log) == 2 and "taken as MTP" in placed.notes[0]
 
 
 def test_shared_experts_are_taken_out():
