@@ -27,7 +27,7 @@ from shinka.core.sampler import PromptSampler
 from shinka.edit import apply_diff_patch, apply_full_patch
 from tqdm import tqdm
 
-from eplb.bench.command import commit, machine, markdown, readable
+from eplb.bench.command import markdown, measured, readable
 from eplb.common import (
     DONE,
     ArgumentParser,
@@ -136,7 +136,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--page", type=readable, help="a page of docs/, to write the table into")
     args = parser.parse_args(arguments)
     page = args.page.read_text(encoding="utf-8") if args.page else ""
-    text = f"\nCommit {commit()}; {machine()}.\n\n{table(*run(args.seeds))}\n"
+    text = f"\n{measured()}.\n\n{table(*run(args.seeds))}\n"
     print(text)
     if args.page:
         before, _, rest = page.partition(START)

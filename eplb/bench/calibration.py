@@ -12,10 +12,10 @@ correlations and balancedness and by 10 % of the limits otherwise.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
 import numpy as np
+from scipy import stats
 
 from eplb.common import DONE, FAILED, ArgumentParser, UserError, exit_on_user_error, project_file
 from eplb.loads import balancedness, gpu_loads, slot_loads
@@ -47,22 +47,17 @@ class Row:
     def within(self) -> bool:
         low, high = np.min(self.target), np.max(self.target)
         below, above = (0.03, 0.03) if self.ratio else (0.1 * low, 0.1 * high)
-        measured = np.asarray(self.measured)
-        return bool(measured.min() >= low - below and measured.max() <= high + above)
+        return bool(low - below <= np.min(self.measured) <= np.max(self.measured) <= high + above)
 
     def __str__(self) -> str:
-        target, measured = _span(self.target), _span(self.measured)
-        verdict = "within" if self.within else "OUT OF BOUNDS"
-        return f"{self.name:<58} {target:>17} {measured:>17}  {verdict}"
+        verdict = "within" if self.within else "OUT"
+        return f"{self.name:<42} {_span(self.target):>12} {_span(self.measured):>16} {verdict}"
 
 
 def _span(values: np.ndarray | float | tuple[float, float]) -> str:
     """The lowest and the highest of ``values``, or one of them where they look the same."""
-    ends = [
-        f"{value:.4g}" if abs(value) < 10 else f"{value:.1f}"
-        for value in (np.min(values), np.max(values))
-    ]
-    return " to ".join(dict.fromkeys(ends))
+    ends = (np.min(values), np.max(values))
+    return " to ".join(dict.fromkeys(f"{end:.4g}" if end < 10 else f"{end:.1f}" for end in ends))
 
 
 # Figures of float64 ``loads`` [windows, layers, experts], tokens per expert and window.
@@ -75,6 +70,12 @@ def place(loads: np.ndarray, deployment: Deployment) -> list[ExpertPlacement]:
     return [ExpertPlacement.from_phy2log(one, experts) for one in phy2log]
 
 
+def over_slots(loads: np.ndarray, seen: np.ndarray, deployment: Deployment) -> np.ndarray:
+    """[windows] balancedness over slots of ``loads``, each window placed after one of ``seen``."""
+    pairs = zip(loads, place(seen, deployment))
+    return np.array([balancedness(slot_loads(*pair)) for pair in pairs])
+
+
 def imbalance(loads: np.ndarray) -> np.ndarray:
     """(max - mean) / mean over the last axis: TensorRT-LLM's imbalance ratio."""
     return loads.max(axis=-1) / loads.mean(axis=-1) - 1
@@ -82,10 +83,7 @@ def imbalance(loads: np.ndarray) -> np.ndarray:
 
 def correlation(one: np.ndarray, other: np.ndarray) -> np.ndarray:
     """Pearson's correlation of expert loads per layer, averaged over layers (the last two axes)."""
-    one = one - one.mean(axis=-1, keepdims=True)
-    other = other - other.mean(axis=-1, keepdims=True)
-    size = np.sqrt((one**2).sum(axis=-1) * (other**2).sum(axis=-1))
-    return ((one * other).sum(axis=-1) / size).mean(axis=-1)
+    return (stats.zscore(one, axis=-1) * stats.zscore(other, axis=-1)).mean(axis=(-2, -1))
 
 
 def sorted_relative(loads: np.ndarray) -> np.ndarray:
@@ -93,16 +91,10 @@ def sorted_relative(loads: np.ndarray) -> np.ndarray:
     return -np.sort(-loads, axis=-1) / loads.mean(axis=-1, keepdims=True)
 
 
-def variation(loads: np.ndarray) -> np.ndarray:
-    """[windows, layers] coefficient of variation."""
-    return loads.std(axis=-1) / loads.mean(axis=-1)
-
-
 def gini(loads: np.ndarray) -> np.ndarray:
     """[windows, layers] Gini coefficient: 0 for equal loads, towards 1 for a single hot expert."""
-    ascending = sorted_relative(loads)[..., ::-1]
     experts = loads.shape[-1]
-    return ((2 * np.arange(1, experts + 1) - experts - 1) * ascending).sum(axis=-1) / experts**2
+    return -(np.arange(1 - experts, experts, 2) * sorted_relative(loads)).sum(axis=-1) / experts**2
 
 
 def hottest_share(loads: np.ndarray, part: float = 0.05) -> np.ndarray:
@@ -132,11 +124,12 @@ def over_poisson(loads: np.ndarray) -> np.ndarray:
 
 def hot_log_ratio(loads: np.ndarray, part: float = 0.05) -> np.ndarray:
     """[windows - 1] standard deviation of the log change of the hottest ``part`` of the experts."""
-    count = round(part * loads.shape[-1])
-    hottest = np.argsort(-loads[:-1], axis=-1)[..., :count]
-    before = np.take_along_axis(loads[:-1], hottest, axis=-1)
-    after = np.take_along_axis(loads[1:], hottest, axis=-1)
-    return np.log(np.maximum(after, 1) / np.maximum(before, 1)).std(axis=-1).mean(axis=-1)
+    hottest = np.argsort(-loads[:-1], axis=-1)[..., : round(part * loads.shape[-1])]
+    before, after = (
+        np.maximum(np.take_along_axis(each, hottest, axis=-1), 1)
+        for each in (loads[:-1], loads[1:])
+    )
+    return np.log(after / before).std(axis=-1).mean(axis=-1)
 
 
 def calibration(trace: Trace) -> list[Row]:
@@ -150,115 +143,114 @@ def calibration(trace: Trace) -> list[Row]:
         )
     interval = trace.interval()
     records = trace.loads[: WINDOWS * interval].reshape(WINDOWS, interval, LAYERS, EXPERTS)
-    return [
-        *_balancedness_rows(loads),
-        *_correlation_rows(loads, records),
-        *_skew_rows(loads),
-        *_rank_rows(loads, records),
+    calm = loads[1:REGIME_WINDOW]
+    ratios = [*_balancedness(loads), *_correlations(loads, records)]
+    others = [
+        *_skew(loads),
+        *_ranks(loads, records),
+        ("drift within a regime: variance / Poisson", (9, 400), over_poisson(calm)),
+        ("  deviation of log ratio, hottest 5 %", (0.1, 0.7), hot_log_ratio(calm)),
     ]
+    return [*(Row(*row, ratio=True) for row in ratios), *(Row(*row) for row in others)]
 
 
-def _balancedness_rows(loads: np.ndarray) -> Iterator[Row]:
-    anywhere, by_node = (place(loads, each) for each in (ANYWHERE, BY_NODE))
+# Rows by what they are about: name, target and what was measured. "Transition" i is from window i
+# to i + 1.
+
+
+def _balancedness(loads: np.ndarray) -> list[tuple]:
     coming = loads[1:]
-    slots, free = (
-        np.array([balancedness(slot_loads(*pair)) for pair in zip(coming, placements)])
-        for placements in (by_node, anywhere)
-    )
-    gpus = np.array([balancedness(gpu_loads(*pair, 32)) for pair in zip(coming, anywhere)])
-    first = zip((0.2107, 0.3398, 0.3672, 0.3527, 0.2850), slots)
-    ratio = slots[:5].mean() / free[:5].mean()
-    rows = [
-        *((f"hierarchical, over slots: transition {i}", *row) for i, row in enumerate(first)),
+    slots, free = (over_slots(coming, loads, each) for each in (BY_NODE, ANYWHERE))
+    gpus = [balancedness(gpu_loads(*pair, 32)) for pair in zip(coming, place(loads, ANYWHERE))]
+    by_transition = (0.2107, 0.3398, 0.3672, 0.3527, 0.2850)
+    return [
+        *(
+            (f"hierarchical, over slots: transition {i}", target, slots[i])
+            for i, target in enumerate(by_transition)
+        ),
         ("  transitions 0-4, mean", 0.3111, slots[:5].mean()),
         ("  all 11, mean", 0.25, slots.mean()),
-        ("global greedy, over slots: transitions 0-4, mean", 0.3568, free[:5].mean()),
+        ("greedy, over slots: transitions 0-4, mean", 0.3568, free[:5].mean()),
         ("  all 11, mean", 0.2855, free.mean()),
-        ("hierarchical over global, over slots: transitions 0-4", 0.872, ratio),
-        ("global greedy, packed, over GPUs: transition 0", 0.655, gpus[0]),
-        ("  transitions 1-7, mean", 0.835, gpus[1:8].mean()),
+        ("hierarchical over greedy: transitions 0-4", 0.872, slots[:5].mean() / free[:5].mean()),
+        ("greedy, packed, over GPUs: transition 0", 0.655, gpus[0]),
+        ("  transitions 1-7, mean", 0.835, np.mean(gpus[1:8])),
         ("  transition 8 (the regime change)", 0.44, gpus[8]),
         ("  transition 9", 0.69, gpus[9]),
         ("  transition 10", 0.68, gpus[10]),
-        ("  all 11, mean", 0.755, gpus.mean()),
+        ("  all 11, mean", 0.755, np.mean(gpus)),
     ]
-    return (Row(*row, ratio=True) for row in rows)
 
 
-def _correlation_rows(loads: np.ndarray, records: np.ndarray) -> Iterator[Row]:
+def _correlations(loads: np.ndarray, records: np.ndarray) -> list[tuple]:
     pairs = correlation(loads[:-1], loads[1:])
     halves = [half.sum(axis=1) for half in np.array_split(records, 2, axis=1)]
-    close = correlation(*halves)
     far = correlation(loads[1], loads[REGIME_WINDOW - 1])
-    rows = [
-        ("correlation of consecutive windows: transition 0", 0.7, pairs[0]),
+    return [
+        ("correlation of windows: transition 0", 0.7, pairs[0]),
         ("  transitions 1-7, each", (0.95, 0.98), pairs[1:8]),
         ("  transition 8", (0.1, 0.3), pairs[8]),
         ("  transitions 9 and 10", (0.7, 0.8), pairs[9:]),
-        ("correlation of close workloads: halves of a window", 0.99, close),
-        ("correlation of far workloads: windows 1 and 8", (0.55, 0.91), far),
+        ("  close workloads: halves of a window", 0.99, correlation(*halves)),
+        ("  far workloads: windows 1 and 8", (0.55, 0.91), far),
     ]
-    return (Row(*row, ratio=True) for row in rows)
 
 
-def _skew_rows(loads: np.ndarray) -> Iterator[Row]:
-    peak, spread = 1 + imbalance(loads), variation(loads)
-    low, high = np.percentile(spread, [5, 95])
+def _skew(loads: np.ndarray) -> list[tuple]:
+    peak, spread = 1 + imbalance(loads), stats.variation(loads, axis=-1)
     log = np.log(np.maximum(loads, 1)).std(axis=2)
-    yield Row("max/mean per layer, mean of each window", (5.6, 8.1), peak.mean(axis=1))
-    yield Row("  smallest of all layers and windows", 2.8, peak.min())
-    yield Row("  largest", 10.3, peak.max())
-    each = "mean of each window"
-    yield Row(f"coefficient of variation, {each}", (0.74, 1.02), spread.mean(axis=1))
-    yield Row("  5th percentile over layers", 0.52, low)
-    yield Row("  95th percentile", 1.2, high)
-    yield Row(f"Gini, {each}", (0.32, 0.44), gini(loads).mean(axis=1))
-    yield Row(f"share of the hottest 5 %, {each}", (0.17, 0.22), hottest_share(loads).mean(axis=1))
-    yield Row(f"deviation of log load, {each}", (0.58, 0.86), log.mean(axis=1))
-    yield Row("Hill exponent of the hottest 10 %", (2.4, 2.7), hill(loads).mean())
+    low, high = np.percentile(spread, [5, 95])
     before = sorted_relative(loads[:REGIME_WINDOW]).mean(axis=(0, 1))
-    for rank, target in SORTED.items():
-        what = "sorted load / mean before the regime change:" if rank == 1 else " "
-        yield Row(f"{what} rank {rank}", target, before[rank - 1])
+    by_rank = [(f"  rank {rank}", target, before[rank - 1]) for rank, target in SORTED.items()]
+    return [
+        ("max/mean per layer, mean of each window", (5.6, 8.1), peak.mean(axis=1)),
+        ("  smallest of all layers and windows", 2.8, peak.min()),
+        ("  largest", 10.3, peak.max()),
+        ("std/mean per layer, mean of each window", (0.74, 1.02), spread.mean(axis=1)),
+        ("  5th percentile over layers", 0.52, low),
+        ("  95th percentile", 1.2, high),
+        ("Gini, mean of each window", (0.32, 0.44), gini(loads).mean(axis=1)),
+        (
+            "hottest 5 %: share, mean of each window",
+            (0.17, 0.22),
+            hottest_share(loads).mean(axis=1),
+        ),
+        ("deviation of log load, mean of each window", (0.58, 0.86), log.mean(axis=1)),
+        ("Hill exponent of the hottest 10 %", (2.4, 2.7), hill(loads).mean()),
+        ("load/mean before the regime change: rank 1", *by_rank[0][1:]),
+        *by_rank[1:],
+    ]
 
 
-def _rank_rows(loads: np.ndarray, records: np.ndarray) -> Iterator[Row]:
+def _ranks(loads: np.ndarray, records: np.ndarray) -> list[tuple]:
     groups = 1 + unit_imbalance(loads, BY_NODE.num_groups).mean(axis=1)
-    yield Row("groups of 32 experts, max/mean, mean of each window", (1.66, 2.07), groups)
     ranks = np.array([unit_imbalance(one, BY_NODE.num_gpus) for one in records])
-    yield Row("(max-mean)/mean of 32 ranks by record, unbalanced", 1.564, ranks.mean())
-    yield Row("  single layers", (0.46, 2.46), ranks.mean(axis=(0, 1)))
     # A deployment records its own workload: placed by the first half of a window, judged on the
     # records of the second.
     first, second = np.array_split(records, 2, axis=1)
     placements = place(first.sum(axis=1, dtype=np.float64), ANYWHERE)
-    balanced = [
-        imbalance(gpu_loads(load, placement, BY_NODE.num_gpus)).mean()
-        for placement, load in zip(placements, second)
+    balanced = [imbalance(gpu_loads(*pair, BY_NODE.num_gpus)) for pair in zip(second, placements)]
+    return [
+        ("groups, max/mean, mean of each window", (1.66, 2.07), groups),
+        ("(max-mean)/mean of 32 ranks, unbalanced", 1.564, ranks.mean()),
+        ("  single layers", (0.46, 2.46), ranks.mean(axis=(0, 1))),
+        ("  288 slots, by the window's first half", 0.115, np.mean(balanced)),
     ]
-    yield Row("  balanced with 288 slots, by the window's first half", 0.115, np.mean(balanced))
-    calm = loads[1:REGIME_WINDOW]
-    change, hot = over_poisson(calm), hot_log_ratio(calm)
-    yield Row("drift within a regime: variance / Poisson", (9, 400), change)
-    yield Row("  deviation of log ratio, hottest 5 %", (0.1, 0.7), hot)
 
 
 def report(trace: Trace) -> tuple[str, bool]:
     """The table as text, and whether every row is within bounds."""
     rows = calibration(trace)
     loads = trace.windows().astype(np.float64)
-    by_node, anywhere = (
-        np.mean([balancedness(slot_loads(*pair)) for pair in zip(loads, place(loads, on))])
-        for on in (BY_NODE, ANYWHERE)
-    )
+    by_node, anywhere = (over_slots(loads, loads, each).mean() for each in (BY_NODE, ANYWHERE))
     missed = sum(not row.within for row in rows)
     lines = [
-        f"{'figure':<58} {'target':>17} {'this trace':>17}",
+        f"{'figure':<42} {'target':>12} {'this trace':>16}",
         *map(str, rows),
-        "\nEvery row is judged, none gives way to another. Groups as uneven as those recorded do",
-        "not contradict a ratio of 0.872 between hierarchical and global: that is for placements",
-        "judged on the next window. Judged on the window that they were made from, the ratio of",
-        f"this trace is {by_node / anywhere:.3f}.",
+        "\nEvery row is judged, none gives way to another. Groups as uneven as those",
+        "recorded do not contradict a ratio of 0.872 between hierarchical and greedy:",
+        "that is for placements judged on the next window. Judged on the window that",
+        f"they were made from, the ratio of this trace is {by_node / anywhere:.3f}.",
         f"{len(rows) - missed} of {len(rows)} rows within bounds, {missed} out",
     ]
     return "\n".join(lines), missed == 0

@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 import platform
 import subprocess
+from contextlib import suppress
 from pathlib import Path
 
 from eplb.common import (
@@ -56,22 +57,19 @@ def markdown(lines: list[list[str]], title: str = "") -> str:
     return f"{above}{head}|{'---|' * len(lines[0])}\n{''.join(rest)}"
 
 
-def commit() -> str:
-    """The commit of the source tree, with a + where files differ from it."""
+def measured() -> str:
+    """What stands above figures: the commit, with a + where files differ from it, and the machine.
+
+    The machine is its processor's name, as far as the system tells it.
+    """
     folder = project_file("initial.py").parent
     git = ["git", "-C", str(folder), "describe", "--always", "--dirty=+", "--exclude=*"]
-    try:
-        return subprocess.run(git, capture_output=True, text=True).stdout.strip() or "unknown"
-    except OSError:
-        return "unknown"
-
-
-def machine() -> str:
-    """The processor's name, as far as the system tells it."""
-    try:
-        for line in Path("/proc/cpuinfo").read_text().splitlines():
-            if line.startswith("model name"):
-                return f"{line.split(':', 1)[1].strip()}, {os.cpu_count()} processors"
-    except OSError:
-        pass
-    return platform.processor() or platform.machine()
+    processor = platform.processor() or platform.machine()
+    commit = ""
+    with suppress(OSError):
+        commit = subprocess.run(git, capture_output=True, text=True).stdout.strip()
+    with suppress(OSError, StopIteration):
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        named = next(line for line in lines if line.startswith("model name"))
+        processor = named.partition(":")[2].strip()
+    return f"Commit {commit or 'unknown'}; {processor}, {os.cpu_count()} processors; one thread"

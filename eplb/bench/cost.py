@@ -26,6 +26,7 @@ from eplb.common import (
     positive_int,
     project_file,
 )
+from eplb.evaluation.measure import SEED
 from eplb.trace import Trace, write_trace
 
 FAST_PROGRAM = "programs/balanced.py"
@@ -69,12 +70,6 @@ def import_torch() -> float:
     return run([sys.executable, "-c", "import torch"])
 
 
-def evaluation(program: str, results: Path) -> list[str]:
-    """The command of a whole evaluation."""
-    script, path = str(project_file("evaluate.py")), str(project_file(program))
-    return [sys.executable, script, "--program_path", path, "--results_dir", str(results)]
-
-
 def write_large_trace(path: Path) -> None:
     """A look-alike of the public trace, about 223 MB."""
     loads = np.random.default_rng(0).integers(FEWEST_TOKENS, MOST_TOKENS, LARGE)
@@ -85,31 +80,32 @@ def line(name: str, value: str, target: str = "") -> None:
     print(f"{name:<46} {value:<32} {target}".rstrip(), flush=True)
 
 
-def memory_line(name: str, command: list[str]) -> None:
-    megabytes: list[float] = []
-    seconds = run(command, megabytes)
-    line(name, f"{max(megabytes):.0f} MB, in {seconds:.1f} s", "under 1000 MB")
-
-
 def bench(repeats: int, large: bool, folder: Path) -> None:
     """Print one line a measurement, with its target beside it."""
+    script = [sys.executable, str(project_file("evaluate.py")), "--results_dir", str(folder)]
+    fast, seed = (
+        [*script, "--program_path", str(project_file(name))] for name in (FAST_PROGRAM, SEED)
+    )
     line("measured", "value (lowest-highest)", "target")
     import_torch()  # Fills the disk cache.
-    fast = evaluation(FAST_PROGRAM, folder)
     imports, times = np.array([(import_torch(), run(fast)) for _ in range(repeats)]).T
     ratios = times / imports
     spread = f"{np.median(ratios):.2f} ({min(ratios):.2f}-{max(ratios):.2f})"
     line(f"{FAST_PROGRAM} / import torch", spread, "at most 2.5")
     line("  seconds", f"{np.median(times):.2f} / {np.median(imports):.2f}")
-    before, seconds = import_torch(), run(evaluation("initial.py", folder))
-    line("initial.py, seconds", f"{seconds:.1f}", "under 30")
-    line("initial.py / import torch", f"{seconds / before:.2f}")
-    memory_line("memory", [*fast, "--repeats", "1"])
+    before, seconds = import_torch(), run(seed)
+    line(f"{SEED}, seconds", f"{seconds:.1f}", "under 30")
+    line(f"{SEED} / import torch", f"{seconds / before:.2f}")
+    commands = {"memory": [*fast, "--repeats", "1"]}
     if large:
         trace = folder / "expert-load.json"
         write_large_trace(trace)
         size = trace.stat().st_size / 1e6
-        memory_line(f"memory with a trace of {size:.0f} MB", [*fast, "--trace", str(trace)])
+        commands[f"memory with a trace of {size:.0f} MB"] = [*fast, "--trace", str(trace)]
+    for name, command in commands.items():
+        megabytes: list[float] = []
+        seconds = run(command, megabytes)
+        line(name, f"{max(megabytes):.0f} MB, in {seconds:.1f} s", "under 1000 MB")
 
 
 def main(arguments: list[str] | None = None) -> int:

@@ -12,9 +12,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+from tqdm import tqdm
 
 from eplb.bench import command, plots
-from eplb.common import DONE, UserError, exit_on_user_error, progress_bar
+from eplb.common import DONE, UserError, exit_on_user_error
 from eplb.evaluation.measure import run_program
 from eplb.evaluation.scores import call_ms
 from eplb.placement import Deployment
@@ -79,35 +80,27 @@ def draw(measured: dict[str, list[float]], path: Path) -> None:
     """Time over slots, with n log n to compare."""
     slots = [size.slots for size in SIZES]
     shape = slots * np.log(slots)
-    fastest = min(ms[0] for ms in measured.values())
+    guide = (slots, min(ms[0] for ms in measured.values()) * shape / shape[0])
     lines = {f"{name}: n^{exponent(slots, ms):.2f}": (slots, ms) for name, ms in measured.items()}
-    panel = plots.Panel(
-        f"from {SIZES[0]} to {SIZES[-1]}", lines, (slots, fastest * shape / shape[0])
-    )
+    panels = [plots.Panel(f"from {SIZES[0]} to {SIZES[-1]}", lines, guide)]
     title = "How the time of one call grows with layers x experts x GPUs"
     axes = ("n, slots in all layers", "ms per call")
-    plots.draw(path, title, [panel], axes, "n log n", yscale="log")
-
-
-def _cell(ms: float) -> str:
-    return "refused" if math.isnan(ms) else f"{ms:.3g}"
+    plots.draw(path, title, panels, axes, "n log n", yscale="log")
 
 
 def main(arguments: list[str] | None = None) -> int:
-    parser = command.parser("python -m eplb.bench.growth", __doc__)
-    args = parser.parse_args(arguments)
+    args = command.parser("python -m eplb.bench.growth", __doc__).parse_args(arguments)
     lines, measured = [["program", *map(str, SIZES), "exponent"]], {}
     with Sandbox(timeout=600) as sandbox:
         for program in args.programs:
-            times = measured[program.stem] = []
-            with progress_bar(program.name) as progress:
-                for place, size in enumerate(SIZES, 1):
-                    times.append(ms_of_call(sandbox, program, size, args.repeats))
-                    progress(place / len(SIZES))
+            sizes = tqdm(SIZES, program.name, leave=False, disable=None)
+            times = [ms_of_call(sandbox, program, size, args.repeats) for size in sizes]
+            measured[program.stem] = times
             power = exponent([size.slots for size in SIZES], times)
-            lines.append([program.name, *map(_cell, times), f"{power:.2f}"])
+            cells = ("refused" if math.isnan(ms) else f"{ms:.3g}" for ms in times)
+            lines.append([program.name, *cells, f"{power:.2f}"])
     print(command.markdown(lines, "Milliseconds per call, layers x experts x GPUs"))
-    print(f"Commit {command.commit()}; {command.machine()}; one thread.")
+    print(f"{command.measured()}.")
     if args.plot:
         draw(measured, args.plot)
     return DONE

@@ -21,6 +21,8 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
+from scipy.optimize import least_squares
 
 from eplb.bench.published.releases import Release, download
 from eplb.common import (
@@ -43,35 +45,27 @@ SHAPES = ((7168, 2048), (6144, 2048), (3072, 1536))
 BYTES = {"fp8_block": 1.0, "nvfp4": 0.5625}  # a weight, with its share of the scales
 # SGLang's prefill kernels behave differently from 4,096 tokens on.
 CHANGE = 4096
+# Of the hottest rank, as `Kernel.ms` takes them; of the step over all ranks; and measured.
+COLUMNS = ("slots", "active", "rows", "tokens", "ms")
 
 
 @dataclass(frozen=True)
 class Table:
-    """Measured rows of one kernel, arrays over the rows.
+    """What was measured of one kernel.
 
-    slots, active, rows: of the hottest rank, as `Kernel.ms` takes them
-    tokens: of the step, over all ranks; ms: measured
+    data: `COLUMNS`, a row a measurement
     """
 
     name: str
     source: str
     dtype: str
     bytes_per_expert: float
-    slots: np.ndarray
-    active: np.ndarray
-    rows: np.ndarray
-    tokens: np.ndarray
-    ms: np.ndarray
-
-    def where(self, mask: np.ndarray) -> Table:
-        arrays = ("slots", "active", "rows", "tokens", "ms")
-        return replace(self, **{name: getattr(self, name)[mask] for name in arrays})
+    data: pd.DataFrame
 
     def errors(self, kernel: Kernel) -> np.ndarray:
         """[rows] the model's time over the measured one, minus one."""
-        columns = (self.slots, self.active, self.rows, self.tokens)
-        model = [kernel.ms(*row) for row in zip(*columns, strict=True)]
-        return np.array(model) / self.ms - 1
+        rows = self.data.to_numpy()
+        return np.array([kernel.ms(*row[:-1]) for row in rows]) / rows[:, -1] - 1
 
 
 def tables(wheel: zipfile.ZipFile) -> Iterator[Table]:
@@ -79,62 +73,56 @@ def tables(wheel: zipfile.ZipFile) -> Iterator[Table]:
         for phase, part in (("prefill", "context"), ("decode", "generation")):
             source = f"{folder}/moe/sglang/0.5.10/wideep_{part}_moe_perf"
             data = _read(wheel, source)
-            yield _table(f"{gpu}-{phase}", source, data, data["distribution"] == "uniform")
+            yield _table(f"{gpu}-{phase}", source, data[data["distribution"] == "uniform"])
         source = f"{folder}/moe/trtllm/1.3.0rc10/wideep_moe_perf"
         data = _read(wheel, source)
         for hidden, intermediate in SHAPES:
             shape = (data["hidden_size"] == hidden) & (data["inter_size"] == intermediate)
-            name = f"{gpu}-trtllm-{hidden}x{intermediate}"
-            yield _table(name, source, data, shape)
+            yield _table(f"{gpu}-trtllm-{hidden}x{intermediate}", source, data[shape])
 
 
-def _read(wheel: zipfile.ZipFile, source: str) -> dict[str, np.ndarray]:
+def _read(wheel: zipfile.ZipFile, source: str) -> pd.DataFrame:
+    """A table's rows that have a time."""
+    member = wheel.read(f"aiconfigurator_core/systems/data/{source}.parquet")
     try:
-        from pyarrow import parquet
+        data = pd.read_parquet(io.BytesIO(member))
     except ImportError as error:
         raise UserError("reading the tables needs pyarrow: pip install eplb-evolve[fit]") from error
-    member = wheel.read(f"aiconfigurator_core/systems/data/{source}.parquet")
-    columns = parquet.read_table(io.BytesIO(member)).to_pydict()
-    return {name: np.array(column) for name, column in columns.items()}
+    return data[np.isfinite(data["latency"].astype(float))]
 
 
-def _table(name: str, source: str, data: dict[str, np.ndarray], chosen: np.ndarray) -> Table:
-    latency = data["latency"].astype(np.float64)
-    chosen = chosen & np.isfinite(latency)
-    data = {column: values[chosen] for column, values in data.items()}
-    tokens, ranks = data["num_tokens"].astype(np.float64), data["moe_ep_size"]
+def _table(name: str, source: str, data: pd.DataFrame) -> Table:
+    ranks, tokens = data["moe_ep_size"], data["num_tokens"].astype(float)
     rows = tokens * data["topk"] / ranks
     slots = data.get("num_slots", data["num_experts"]) / ranks
     active = np.minimum(slots, rows)
     if "rank0_num_tokens" in data:
         # Tokens that reach the hottest rank. With EPLB each is there for about one expert; without
         # it the hottest experts lie together, and few tokens touch all of them.
-        hottest = data["rank0_num_tokens"].astype(np.float64)
+        hottest = data["rank0_num_tokens"].astype(float)
         rows = np.maximum(rows, hottest)
-        balanced = np.char.endswith(data["distribution"].astype(str), "_eplb")
-        active = np.minimum(slots, np.where(balanced, rows, data["topk"] * hottest))
-    dtype = str(data["moe_dtype"][0])
-    size = 3.0 * float(data["hidden_size"][0]) * float(data["inter_size"][0]) * BYTES[dtype]
-    return Table(name, source, dtype, size, slots, active, rows, tokens, latency[chosen])
+        balanced = data["distribution"].str.endswith("_eplb")
+        active = np.minimum(slots, rows.where(balanced, data["topk"] * hottest))
+    columns = (slots, active, rows, tokens, data["latency"].astype(float))
+    measured = pd.DataFrame(dict(zip(COLUMNS, columns, strict=True)))
+    kind = data.iloc[0]
+    size = 3.0 * float(kind["hidden_size"]) * float(kind["inter_size"]) * BYTES[kind["moe_dtype"]]
+    return Table(name, source, kind["moe_dtype"], size, measured)
 
 
 def fit(table: Table) -> Kernel:
     """The kernel whose model is nearest to ``table``, in the logarithm of the time."""
-    parts = [table]
-    if table.name.endswith("prefill"):
-        parts = [table.where(table.tokens <= CHANGE), table.where(table.tokens > CHANGE)]
-    regimes = tuple(_fit_regime(part) for part in parts)
-    known = (table.source, table.dtype, table.bytes_per_expert, len(table.ms))
-    kernel = Kernel(table.name, *known, 0.0, 0.0, regimes)
+    late = table.name.endswith("prefill") & (table.data["tokens"] > CHANGE)
+    parts = (replace(table, data=data) for _, data in table.data.groupby(late))
+    known = (table.source, table.dtype, table.bytes_per_expert, len(table.data))
+    kernel = Kernel(table.name, *known, 0.0, 0.0, tuple(map(_fit_regime, parts)))
     errors = np.abs(table.errors(kernel))
     median, worst = round(float(np.median(errors)), 4), round(float(errors.max()), 4)
     return replace(kernel, median_error=median, worst_error=worst)
 
 
 def _fit_regime(table: Table) -> Regime:
-    from scipy.optimize import least_squares
-
-    slots = np.unique(table.slots)
+    slots = np.unique(table.data["slots"])
     prefill, known_hottest = table.name.endswith("prefill"), "trtllm" in table.name
     # active, base, row, token, power. In prefill all slots are active: their floor says it all.
     start = np.array([5e-3, 3e-2, 8e-5, 1e-6, 3.0])
@@ -146,14 +134,14 @@ def _fit_regime(table: Table) -> Regime:
         np.log(np.append(known, np.full(len(slots), floor)))
         for known, floor in ((start, 0.05), (least, 1e-6), (most, 2.0))
     )
-    steps = (int(table.tokens.min()), int(table.tokens.max()), tuple(map(int, slots)))
+    *hottest, tokens, ms = table.data.to_numpy().T
+    steps = (int(tokens.min()), int(tokens.max()), tuple(map(int, slots)))
 
     def regime(values: np.ndarray) -> Regime:
         return Regime(*steps, tuple(values[5:]), *values[:5])
 
     def residual(logs: np.ndarray) -> np.ndarray:
-        model = regime(np.exp(logs)).ms(table.slots, table.active, table.rows, table.tokens, 1.0)
-        return np.log(model / table.ms)
+        return np.log(regime(np.exp(logs)).ms(*hottest, tokens, 1.0) / ms)
 
     # Rows of a table whose hottest rank is uneven within are outliers, and many.
     loss = "soft_l1" if known_hottest else "linear"

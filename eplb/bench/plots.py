@@ -6,6 +6,7 @@ evaluation (`eplb.evaluation.plots`) and of one run (`eplb.report`).
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -50,30 +51,24 @@ def draw(
     names = dict.fromkeys(name for panel in panels for name in panel.programs)
     names = sorted(names, key=others.__contains__)
     styles = {name: _style(place, name in others) for place, name in enumerate(names)}
-    columns = min(3, len(panels))
+    columns = math.ceil(math.sqrt(len(panels)))
     rows = -(-len(panels) // columns)
     size = (max(6.4, _WIDTH * columns), max(4.6, _HEIGHT * rows + 1.1))
-    figure = Figure(figsize=size, layout="constrained")
-    grid = figure.subplots(rows, columns, sharex=True, sharey=True, squeeze=False)
-    handles = {}
-    for axis, panel in zip(grid.ravel(), panels):
-        [handles[guide]] = axis.plot(*panel.guide, color="#999999", linewidth=1, zorder=1)
+    figure, axis, handles = Figure(figsize=size, layout="constrained"), None, {}
+    for place, panel in enumerate(panels, 1):
+        axis = figure.add_subplot(rows, columns, place, sharex=axis, sharey=axis)
         for name, points in panel.programs.items():
             [handles[name]] = axis.plot(*points, **styles[name])
+        if len(panel.guide[0]) > 1:
+            [handles[guide]] = axis.plot(*panel.guide, color="#999999", linewidth=1, zorder=1)
         axis.set(xscale="log", yscale=yscale, title=panel.title)
         axis.xaxis.set_major_formatter("{x:g}")
         axis.margins(0.08)
         axis.grid(color="#e6e6e6", linewidth=0.6)
-    for axis in grid.ravel()[len(panels) :]:
-        axis.set_axis_off()
-    # Above an empty place a panel has no neighbour whose numbers it could share.
-    for axis in grid.ravel()[len(panels) - columns : len(panels)]:
-        axis.tick_params(labelbottom=True)
-        axis.set_xlabel(axes[0])
-    for axis in grid[:, 0]:
-        axis.set_ylabel(axes[1])
     figure.suptitle(title)
-    order = [*names, guide]
+    figure.supxlabel(axes[0])
+    figure.supylabel(axes[1])
+    order = [name for name in (*names, guide) if name in handles]
     marks, ncols = [handles[name] for name in order], 1 + 2 * min(2, columns)
     figure.legend(marks, order, loc="outside lower center", ncols=ncols, frameon=False)
     with replacing(path) as partial:

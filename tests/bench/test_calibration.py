@@ -19,12 +19,13 @@ EMBEDDED = project_file("expert-load.json")
 def test_calibration_holds_for_the_embedded_trace():
     text, good = report(read_trace(EMBEDDED))
     assert good, text
+    assert max(map(len, text.splitlines())) <= 80
 
 
 def test_calibration_fails_for_another_workload():
     text, good = report(generate(replace(PRESETS["stationary"], seed=1)))
     assert not good
-    assert "OUT OF BOUNDS" in text
+    assert " OUT\n" in text
 
 
 def test_calibration_needs_the_published_shape():
@@ -59,7 +60,7 @@ def test_calibration_command_reports(tmp_path, capsys):
     assert main([]) == 0
     assert " 0 out" in capsys.readouterr().out
     assert main(["--seed", "1"]) == 1
-    assert "OUT OF BOUNDS" in capsys.readouterr().out
+    assert " OUT\n" in capsys.readouterr().out
     with pytest.raises(UserError, match="not allowed with"):
         main(["--seed", "1", "--trace", str(EMBEDDED)])
     with pytest.raises(UserError, match="does not exist"):

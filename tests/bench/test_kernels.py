@@ -10,6 +10,7 @@ import json
 import zipfile
 
 import numpy as np
+import pandas as pd
 import pytest
 
 from eplb.bench import kernels as fitting
@@ -27,7 +28,8 @@ def table_of(model: Kernel, name: str, noise: float = 0.0) -> Table:
     active = np.minimum(slots, rows)
     ms = np.array([model.ms(*row) for row in zip(slots, active, rows, tokens)])
     ms *= np.exp(np.random.default_rng(1).normal(0, noise, len(ms)))
-    return Table(name, "somewhere", "fp8_block", 44040192.0, slots, active, rows, tokens, ms)
+    columns = dict(zip(fitting.COLUMNS, (slots, active, rows, tokens, ms), strict=True))
+    return Table(name, "somewhere", "fp8_block", 44040192.0, pd.DataFrame(columns))
 
 
 @pytest.mark.parametrize("name", ["h200-decode", "gb200-prefill"])
@@ -58,10 +60,9 @@ def test_errors_are_told_by_kernel():
     regime = Regime(1, 10**6, [1, 64], [1.0, 1.0], 0.0, 0.0, 0.0, 0.0, 1.0)
     flat = Kernel("flat", "", "", 1.0, 0, 0.0, 0.0, (regime,))
     table = table_of(kernel("h200-decode"), "flat")
-    measured = table.where(table.ms > 0)
-    errors = measured.errors(flat)
-    np.testing.assert_allclose(errors, 1 / measured.ms - 1)
-    line = report([measured], {"flat": flat}).splitlines()[1].split()
+    errors = table.errors(flat)
+    np.testing.assert_allclose(errors, 1 / table.data["ms"] - 1)
+    line = report([table], {"flat": flat}).splitlines()[1].split()
     assert line[:2] == ["flat", "24"] and line[-1] == f"{np.abs(errors).max():.1%}"
 
 
@@ -88,7 +89,6 @@ def test_rows_of_a_known_hottest_rank():
     with zipfile.ZipFile(archive, "w") as wheel:
         wheel.writestr("aiconfigurator_core/systems/data/here.parquet", file.getvalue())
     data = fitting._read(zipfile.ZipFile(archive), "here")
-    table = fitting._table("x-trtllm", "here", data, np.ones(3, dtype=bool))
-    assert table.slots.tolist() == [8, 9] and table.rows.tolist() == [40, 16]
-    assert table.active.tolist() == [8, 9] and table.ms.tolist() == [0.2, 0.1]
+    table = fitting._table("x-trtllm", "here", data)
+    assert table.data.to_numpy().tolist() == [[8, 8, 40, 64, 0.2], [9, 9, 16, 64, 0.1]]
     assert table.bytes_per_expert == pytest.approx(3 * 7168 * 2048 * 4.5 / 8)

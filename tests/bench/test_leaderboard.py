@@ -8,9 +8,10 @@ from itertools import product
 import numpy as np
 import pytest
 
-from eplb.bench import leaderboard
+from eplb.bench import leaderboard, scenarios
 from eplb.common import UserError, project_file
 from eplb.placement import Deployment
+from eplb.sandbox.runner import Refused
 from eplb.trace import Trace, TraceHeader, write_trace
 from eplb.workload_model import PRESETS
 
@@ -46,8 +47,8 @@ def tiny_scenario(monkeypatch):
         regime_window=None,
         shifts=(),
     )
-    monkeypatch.setattr(leaderboard, "PRESETS", {"tiny": tiny})
-    scenario = leaderboard.Scenario("tiny", "tiny", Deployment(20, 4, 2, 4))
+    monkeypatch.setattr(scenarios, "PRESETS", {"tiny": tiny})
+    scenario = scenarios.Scenario("tiny", "tiny", Deployment(20, 4, 2, 4))
     monkeypatch.setattr(leaderboard, "SCENARIOS", (scenario,))
 
 
@@ -74,17 +75,15 @@ def test_lists_refused_programs_with_the_reason_and_goes_on(tmp_path, tiny_scena
     output, plot = tmp_path / "table.md", tmp_path / "plot.png"
     arguments = ["--repeats", "1", "--output", str(output), "--plot", str(plot)]
     assert leaderboard.main([*arguments, "--programs", str(raises), str(wrong), str(right)]) == 0
-    _, summary, details = (
-        output.read_text().replace("**tiny**", "**Balancedness**").split("**Balancedness**")
+    lines = output.read_text().splitlines()
+    row = [line for line in lines if line.startswith("| wrong.py |")][-1]
+    assert row == "| wrong.py |" + " refused |" * 12
+    assert any(
+        "- raises.py: refused: the program failed in window 0: ValueError (" in line
+        for line in lines
     )
-    assert "| wrong.py | refused |" in summary
-    lines = {line.split("|")[1].strip(): line for line in details.splitlines()[4:] if line}
-    assert "refused: the program failed in window 0: ValueError (line" in lines["raises.py"]
-    assert "a\\|b" in lines["raises.py"]
-    assert "refused: window 0: phy2log: layer 0 has no slot for expert 1" in lines["wrong.py"]
-    # Every line has as many cells as the heading.
-    assert {line.replace("\\|", "").count("|") for line in lines.values()} == {12}
-    assert "%" in lines["right.py"]
+    assert "- wrong.py: refused: window 0: phy2log: layer 0 has no slot for expert 1" in lines
+    assert "%" in [line for line in lines if line.startswith("| right.py |")][-1]
     assert plot.stat().st_size > 1000
 
 
@@ -96,7 +95,7 @@ def test_scores_a_recorded_workload(tmp_path, tiny_scenario, capsys):
     arguments = ["--repeats", "1", "--programs", str(program), "--scenarios", "mine"]
     assert leaderboard.main([*arguments, "--trace", str(trace), "16", "4", "2", "4"]) == 0
     printed = capsys.readouterr().out
-    assert "**mine.json**" in printed and "**tiny**" not in printed
+    assert "**mine.json EP4**" in printed and "tiny" not in printed
     for numbers, why in (
         (("16", "4", "2", "four"), "four is not a whole number"),
         (("15", "4", "2", "4"), "num_replicas 15"),
@@ -110,17 +109,60 @@ def test_names_the_scenarios_that_there_are():
         leaderboard.main(["--scenarios", "nonesuch"])
 
 
+def rows_of(text: str, title: str) -> list[list[str]]:
+    """The cells of the table below ``title``."""
+    table = text.split(f"**{title}**\n\n")[1].split("\n\n")[0].splitlines()
+    return [[cell.strip() for cell in line.split("|")[1:-1]] for line in table]
+
+
 def test_gives_each_gpu_more_slots_than_experts_need(tmp_path, tiny_scenario):
     output = tmp_path / "table.md"
     program = str(project_file("programs/balanced.py"))
     arguments = ["--repeats", "1", "--output", str(output), "--programs", program]
     assert leaderboard.main([*arguments, "--spare_slots", "0", "2"]) == 0
-    text = output.read_text()
-    assert "| program | tiny, 0 spare | tiny, 2 spare |" in text
-    (row,) = [
-        line
-        for line in text.split("**Balancedness under lp**")[1].splitlines()[:6]
-        if "balanced" in line
-    ]
-    none, two = (float(cell) for cell in row.split("|")[2:4])
+    for figure in leaderboard.SUMMARIES:
+        heading, _, row = rows_of(output.read_text(), f"tiny EP4: {figure}")
+        assert heading == ["program", "0 spare", "2 spare"] and row[0] == "balanced.py"
+    none, two = map(float, rows_of(output.read_text(), "tiny EP4: balancedness under lp")[2][1:])
     assert two > none
+    with pytest.raises(UserError, match="num_replicas"):
+        leaderboard.main([*arguments, "--spare_slots", "-1"])
+    with pytest.raises(UserError, match="--plot shows speed"):
+        leaderboard.main(["--spare_slots", "1", "--plot", str(tmp_path / "plot.png")])
+
+
+def test_tells_how_far_ahead_of_the_best_published_program(tmp_path, tiny_scenario):
+    """One that is published, as far as the leaderboard can know, is not in programs/."""
+    ours, theirs = project_file("programs/balanced.py"), tmp_path / "theirs.py"
+    theirs.write_text(ours.read_text())
+    output = tmp_path / "table.md"
+    programs = ["--programs", str(theirs), str(ours)]
+    assert leaderboard.main([*programs, "--repeats", "1", "--output", str(output)]) == 0
+    title = "Over the bound, ahead of the best published program"
+    heading, _, row = rows_of(output.read_text(), title)
+    assert heading == ["program", "tiny EP4"] and row == ["balanced.py", "+0.0000"]
+
+
+def test_the_lead_is_over_programs_of_the_same_placement():
+    """A node-local program is compared with node-local ones; a smaller gap is ahead."""
+
+    def found(value: float, local: float) -> dict[str, float]:
+        return dict.fromkeys(leaderboard.COLUMNS, value) | {leaderboard.NODE_LOCAL: local}
+
+    rows = {
+        "initial.py": found(0.99, 1.0),
+        "free.py": found(0.8, 0.1),
+        "local.py": found(0.5, 1.0),
+        "gone.py": Refused("too slow"),
+        "balanced.py": found(0.7, 0.3),
+        "node_local.py": found(0.6, 1.0),
+    }
+    for program, lead in (("balanced.py", -0.1), ("node_local.py", 0.1), ("gone.py", np.inf)):
+        assert leaderboard.lead(rows, program, "balancedness") == pytest.approx(lead)
+    assert leaderboard.lead(rows, "balanced.py", "over the bound") == pytest.approx(-0.2)
+    del rows["local.py"]
+    assert leaderboard.lead(rows, "node_local.py", "balancedness") == np.inf
+    worse = {**rows, "balanced.py": found(0.65, 0.3)}
+    table = leaderboard.leads({"here": {"0 spare": rows, "1 spare": worse}}, "balancedness")
+    assert "| balanced.py | -0.1500 1 spare |" in table and "| node_local.py |  |" in table
+    assert "free.py" not in table and "initial.py" not in table

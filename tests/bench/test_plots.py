@@ -50,6 +50,8 @@ def test_one_legend_names_all_and_every_panel_has_the_same_scale(tmp_path, figur
 
 def test_one_panel_of_one_program(tmp_path, figures):
     only = Panel("only", {"only": ([1.0], [0.5])}, ([], []))
-    draw(tmp_path / "plot.svg", "title", [only], ("x", "y"), "nothing", yscale="log")
+    draw(tmp_path / "plot.svg", "title", [only], ("x", "y"), "the front", yscale="log")
     assert (tmp_path / "plot.svg").read_text().startswith("<?xml")
     assert [axis.get_yscale() for axis in figures[0].axes] == ["log"]
+    # A guide that is nowhere drawn has no place in the legend.
+    assert [text.get_text() for text in figures[0].legends[0].get_texts()] == ["only"]

@@ -151,10 +151,7 @@ PUBLISHED = {
     "deepseek_global": Published(*_DEEPSEEK, "False"),
     "sglang_vec": Published(*_SGLANG, "False"),
     "sglang_vec_hierarchical": Published(*_SGLANG, "True"),
-    "vllm": Published(
-        *_VLLM,
-        cuts={"from .abstract import AbstractEplbPolicy\n": "", "(AbstractEplbPolicy):": ":"},
-    ),
+    "vllm": Published(*_VLLM, cuts=_VLLM_CUTS),
     "vllm_ascend_default": Published(*_DEFAULT, "DefaultEplb()", _ASCEND_CUTS),
     "vllm_ascend_swift": Published(
         *_SWIFT,
