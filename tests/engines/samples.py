@@ -12,6 +12,11 @@ from safetensors.numpy import save_file
 from eplb.engines.model import EnginePlacement, ExpertStatistics
 from eplb.trace import TraceHeader
 
+# Counts [3 layers, 4 experts], and as if after three dense layers.
+ROWS = [[54, 475, 68, 476], [72, 7, 1144, 267], [667, 198, 535, 159]]
+ARRAY = np.array(ROWS)
+MODEL = np.concatenate([np.zeros((3, 4), int), ARRAY])
+
 
 def statistics(
     iterations: int = 20,
@@ -41,6 +46,14 @@ def write_ranks(folder: Path, recorded: ExpertStatistics, ranks: int = 4, dtype=
             for column, layer in enumerate(recorded.layers)
         }
         save_file(tensors, folder / f"rank{rank}.safetensors")
+
+
+def write_rank(folder: Path, rank: int, cells: dict[tuple[int, int], list[int]]) -> None:
+    """One file of such a folder, of a model of four experts, from {(iteration, layer): counts}."""
+    folder.mkdir(exist_ok=True)
+    (folder / "meta_info.json").write_text(json.dumps({"num_experts": 4}))
+    tensors = {f"{i}_{n}": np.array(row, np.int32) for (i, n), row in cells.items()}
+    save_file(tensors, folder / f"rank{rank}.safetensors")
 
 
 @st.composite

@@ -12,7 +12,6 @@ import torch
 import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from safetensors.numpy import load_file, save_file
 from safetensors.torch import save_file as save_torch_file
 
 from eplb.common import UserError
@@ -164,65 +163,6 @@ def test_iterations_are_chosen_without_the_last(tmp_path):
         registry.read_statistics(tmp_path, 90)
 
 
-def change_tensors(path: Path, change) -> None:
-    tensors = load_file(path)
-    change(tensors)
-    save_file(tensors, path)
-
-
-def truncate(folder: Path) -> None:
-    path = folder / "rank2.safetensors"
-    path.write_bytes(path.read_bytes()[:-100])
-
-
-BROKEN = {
-    "missing rank": (lambda f: (f / "rank1.safetensors").unlink(), "lacks rank1.safetensors"),
-    "no meta": (lambda f: (f / "meta_info.json").unlink(), "meta_info.json does not exist"),
-    "bad meta": (lambda f: (f / "meta_info.json").write_text("{"), "not valid JSON"),
-    "truncated": (truncate, "rank2.safetensors is truncated"),
-    "odd name in rank 0": (
-        lambda f: change_tensors(
-            f / "rank0.safetensors", lambda t: t.update({"bias": np.zeros(16, np.int32)})
-        ),
-        "tensor 'bias' is not named",
-    ),
-    "differing experts": (
-        lambda f: change_tensors(
-            f / "rank2.safetensors", lambda t: t.update({"101_3": np.zeros(8, np.int32)})
-        ),
-        "101_3 has shape .8., meta_info.json says 16",
-    ),
-    "negative": (
-        lambda f: change_tensors(
-            f / "rank2.safetensors", lambda t: t.update({"101_3": np.full(16, -1, np.int32)})
-        ),
-        "layer 3 in iteration 101, expert 0 is -1, negative",
-    ),
-    "fractions": (
-        lambda f: change_tensors(
-            f / "rank2.safetensors", lambda t: t.update({"101_3": np.full(16, 0.5, np.float32)})
-        ),
-        "not whole numbers",
-    ),
-    "odd name": (
-        lambda f: change_tensors(
-            f / "rank2.safetensors", lambda t: t.update({"bias": np.zeros(16, np.int32)})
-        ),
-        "tensor 'bias' is not named",
-    ),
-}
-
-
-@pytest.mark.parametrize("fault", BROKEN)
-def test_broken_statistics_are_named_in_a_line(tmp_path, fault):
-    write_ranks(tmp_path, statistics())
-    damage, message = BROKEN[fault]
-    damage(tmp_path)
-    with pytest.raises(UserError, match=message) as error:
-        registry.read_statistics(tmp_path)
-    assert "\n" not in str(error.value).strip()
-
-
 YAMLS = {
     "not yaml": ("num_slots: [", "not valid YAML"),
     "no map": ("num_slots: 4", "experts in order and moves them while it serves"),
@@ -257,44 +197,6 @@ def test_broken_configurations_are_named(tmp_path, fault):
     (tmp_path / "balancer.yaml").write_text(text)
     with pytest.raises(UserError, match=message):
         registry.read_placement(tmp_path / "balancer.yaml")
-
-
-JSONS = {
-    "nothing known": ('{"a": 1}', "a dictionary of a; put the token counts under 'weight'"),
-    "cut": ('{"logical_count": [[1', "not valid JSON"),
-    "ragged": ('{"logical_count": [[1, 2], [3]]}', "1 has 1 values and the first one 2"),
-    "words": ('{"logical_count": [["a"]]}', "layer 0, expert 0 is 'a', not a number"),
-    "enormous": ('{"weight": [[1e300, 1]]}', "no recording has so many"),
-    "flat": ('{"weight": [1, 2]}', r"shape \[2\]"),
-    "idle": ('{"weight": [[0, 0]]}', "no expert received any token"),
-    "a placement": ('{"physical_to_logical_map": [[0, 1]]}', "holds placements, not statistics"),
-    "map cut short": ('{"moe_layer_count": 1}', "layer_list"),
-    "device lost": (
-        '{"moe_layer_count": 1, "layer_list": [{"layer_id": 0, "device_count": 2, '
-        '"device_list": [{"device_id": 1, "device_expert": [0]}]}]}',
-        "layer 0 lacks a device",
-    ),
-}
-
-
-@pytest.mark.parametrize("fault", JSONS)
-def test_broken_json_is_named(tmp_path, fault):
-    text, message = JSONS[fault]
-    (tmp_path / "recording.json").write_text(text)
-    with pytest.raises(UserError, match=message):
-        registry.read_statistics(tmp_path / "recording.json")
-
-
-@pytest.mark.parametrize("suffix", [".pt", ".npz"])
-def test_truncated_archives_are_named(tmp_path, suffix):
-    path = tmp_path / f"recording{suffix}"
-    if suffix == ".pt":
-        torch.save({"logical_count": torch.ones(3, 4, 500)}, path)
-    else:
-        registry.FORMATS["counts"].write_statistics(path, statistics())
-    path.write_bytes(path.read_bytes()[:-200])
-    with pytest.raises(UserError, match="truncated"):
-        registry.read_statistics(path)
 
 
 def test_an_older_recording_is_not_added_to(tmp_path):

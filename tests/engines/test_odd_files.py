@@ -18,140 +18,112 @@ from safetensors.numpy import save_file
 from eplb import trace as traces
 from eplb.common import UserError
 from eplb.engines import registry
+from tests.engines.samples import ARRAY, MODEL, ROWS
 
-ROWS = [[54, 475, 68, 476], [72, 7, 1144, 267], [667, 198, 535, 159]]
-ARRAY = np.array(ROWS)
 TWICE = np.stack([ARRAY, 2 * ARRAY])
 IDLE = np.array([ROWS[0], [0] * 4, ROWS[2], [0] * 4])
-MODEL = np.concatenate([np.zeros((3, 4), int), ARRAY])  # as if after three dense layers
 
 
-def text(content: str, **options):
-    return lambda path: path.write_text(content, **options)
+def text(file: str, content: str, **options):
+    """A file's name and what writes it, as all that follow."""
+    return file, lambda path: path.write_text(content, **options)
 
 
 def dump(content: object):
-    return lambda path: path.write_text(json.dumps(content))
+    return text("a.json", json.dumps(content))
+
+
+def raw(file: str, content: bytes):
+    return file, lambda path: path.write_bytes(content)
 
 
 def torch_file(content: object):
-    return lambda path: torch.save(content, path)
+    return "a.pt", lambda path: torch.save(content, path)
 
 
-def numpy_file(**arrays):
-    def write(path: Path):
-        with path.open("wb") as file:
-            np.savez(file, **arrays) if arrays.keys() != {"array"} else np.save(
-                file, *arrays.values()
-            )
-
-    return write
+def npy(array: object):
+    return "a.npy", lambda path: np.save(path, array, allow_pickle=True)
 
 
-def gzipped(content: bytes):
-    return lambda path: path.write_bytes(gzip.compress(content))
+def npz(**arrays):
+    return "a.npz", lambda path: np.savez(path, **arrays)
 
 
-def long_table(delimiter: str = ",", header: str = "layer_id,expert_id,count", first: int = 3):
+def long_table(file: str = "a.csv", header: str = "layer_id,expert_id,count", delimiter=","):
     lines = [header] if header else []
-    lines += [f"{first + n},{e},{c}" for n, row in enumerate(ROWS) for e, c in enumerate(row)]
-    return text("\n".join(lines).replace(",", delimiter) + "\n")
+    lines += [f"{n},{e},{c}" for n, row in enumerate(ROWS, 3) for e, c in enumerate(row)]
+    return text(file, "\n".join(lines).replace(",", delimiter) + "\n")
 
 
-def wide_table(delimiter: str = ",", header: str = "", index: bool = False):
-    rows = [([n + 3] if index else []) + row for n, row in enumerate(ROWS)]
-    lines = [header] * bool(header) + [delimiter.join(map(str, row)) for row in rows]
-    return text("\n".join(lines))
+def wide_table(header: str = ""):
+    lines = [header] * bool(header) + [",".join(map(str, row)) for row in ROWS]
+    return text("a.csv", "\n".join(lines))
 
 
-# name: file name, how it is made, counts [iterations, layers, experts] and the layers' numbers
+def cut(made, at: int):
+    """The same file without its end."""
+    file, write = made
+
+    def write_and_cut(path: Path) -> None:
+        write(path)
+        path.write_bytes(path.read_bytes()[:at])
+
+    return file, write_and_cut
+
+
+MODULES = {f"model.layers.{n}.mlp": torch.tensor(TWICE[:, n]) for n in range(3)}
+NUMBERED = "layer\ta\tb\tc\td\n" + "\n".join(
+    "\t".join(map(str, [n, *row])) for n, row in enumerate(ROWS, 3)
+)
+STEPS = "step,rank,layer,expert,count\n7,0,0,0,1\n7,1,0,0,2\n9,0,0,1,4\n"
+MINDIE = {"1": {"0": 5, "3": 7}, "0": {"1": 2, "2": 1}}
+
+# name: the file, its counts [iterations, layers, experts] and the layers' numbers
 READ = {
-    "byte-order mark": (
-        "a.json",
-        text(json.dumps({"weight": ROWS}), encoding="utf-8-sig"),
-        ARRAY,
-        0,
-    ),
-    "gzip": ("a.json.gz", gzipped(json.dumps(ROWS).encode()), ARRAY, 0),
-    "npy": ("a.npy", numpy_file(array=TWICE), TWICE, 0),
-    "float32 npy": ("a.npy", numpy_file(array=ARRAY.astype(np.float32)), ARRAY, 0),
-    "unsigned npy": ("a.npy", numpy_file(array=ARRAY.astype(np.uint16)), ARRAY, 0),
-    "npz with another key": ("a.npz", numpy_file(tokens=ARRAY), ARRAY, 0),
-    "npz with layers as keys": (
-        "a.npz",
-        numpy_file(layer_4=ARRAY[1], layer_3=ARRAY[0]),
-        ARRAY[:2],
-        3,
-    ),
-    "bare tensor": ("a.pt", torch_file(torch.tensor(TWICE)), TWICE, 0),
-    "bfloat16 tensor": (
-        "a.pt",
-        torch_file(torch.tensor([[1, 2]], dtype=torch.bfloat16)),
-        [[1, 2]],
-        0,
-    ),
-    "list of tensors": ("a.pt", torch_file(list(torch.tensor(TWICE))), TWICE, 0),
-    "layers as numbers": (
-        "a.pt",
-        torch_file({3: ARRAY[0].tolist(), 4: ARRAY[1].tolist()}),
-        ARRAY[:2],
-        3,
-    ),
-    "layers as module names": (
-        "a.pt",
-        torch_file({f"model.layers.{n}.mlp": torch.tensor(TWICE[:, n]) for n in range(3)}),
-        TWICE,
-        0,
-    ),
-    "layers as text": ("a.json", dump({f"{n}": row for n, row in enumerate(ROWS, 3)}), ARRAY, 3),
-    "an idle layer by number": (
-        "a.json",
-        dump({"layer_2": [0, 0], "layer_3": [1, 2]}),
-        [[0, 0], [1, 2]],
-        2,
-    ),
-    "MindIE's counts": (
-        "a.json",
-        dump({"1": {"0": 5, "3": 7}, "0": {"1": 2, "2": 1}}),
-        [[0, 2, 1, 0], [5, 0, 0, 7]],
-        0,
-    ),
-    "loads without a type of record": ("a.json", dump({"expert_load": ROWS}), ARRAY, 0),
-    "an idle layer of bare counts": ("a.json", dump(IDLE.tolist()), IDLE, 0),
-    "averages": ("a.json", dump((ARRAY / 7).tolist()), np.rint(ARRAY / 7 * 1e4), 0),
-    "shares": ("a.json", dump([[0.5, 0.25, 0.25, 0.0]]), [[500000, 250000, 250000, 0]], 0),
-    "SGLang's table": ("a.csv", long_table(), ARRAY, 3),
-    "semicolons": ("a.csv", long_table(";", "Layer;Expert;Tokens"), ARRAY, 3),
+    "byte-order mark": (text("a.json", json.dumps(ROWS), encoding="utf-8-sig"), ARRAY, 0),
+    "gzip": (raw("a.json.gz", gzip.compress(json.dumps(ROWS).encode())), ARRAY, 0),
+    "npy": (npy(TWICE), TWICE, 0),
+    "float32 npy": (npy(ARRAY.astype(np.float32)), ARRAY, 0),
+    "unsigned npy": (npy(ARRAY.astype(np.uint16)), ARRAY, 0),
+    "npz with another key": (npz(tokens=ARRAY), ARRAY, 0),
+    "npz with layers as keys": (npz(layer_4=ARRAY[1], layer_3=ARRAY[0]), ARRAY[:2], 3),
+    "bare tensor": (torch_file(torch.tensor(TWICE)), TWICE, 0),
+    "bfloat16 tensor": (torch_file(torch.tensor([[1, 2]], dtype=torch.bfloat16)), [[1, 2]], 0),
+    "list of tensors": (torch_file(list(torch.tensor(TWICE))), TWICE, 0),
+    "layers as numbers": (torch_file({3: ROWS[0], 4: ROWS[1]}), ARRAY[:2], 3),
+    "layers as module names": (torch_file(MODULES), TWICE, 0),
+    "layers as text": (dump({f"{n}": row for n, row in enumerate(ROWS, 3)}), ARRAY, 3),
+    "an idle layer by number": (dump({"layer_2": [0, 0], "layer_3": [1, 2]}), [[0, 0], [1, 2]], 2),
+    "MindIE's counts": (dump(MINDIE), [[0, 2, 1, 0], [5, 0, 0, 7]], 0),
+    "loads without a type of record": (dump({"expert_load": ROWS}), ARRAY, 0),
+    "an idle layer of bare counts": (dump(IDLE.tolist()), IDLE, 0),
+    "averages": (dump((ARRAY / 7).tolist()), np.rint(ARRAY / 7 * 1e4), 0),
+    "shares": (dump([[0.5, 0.25, 0.25, 0.0]]), [[500000, 250000, 250000, 0]], 0),
+    "SGLang's table": (long_table(), ARRAY, 3),
+    "semicolons": (long_table(header="Layer;Expert;Tokens", delimiter=";"), ARRAY, 3),
     "tabs, without a suffix": (
-        "table",
-        long_table("\t", "layer\texpert_id\ttoken_count"),
+        long_table("table", "layer\texpert_id\ttoken_count", "\t"),
         ARRAY,
         3,
     ),
-    "steps in a table": (
-        "a.csv",
-        text("step,rank,layer,expert,count\n7,0,0,0,1\n7,1,0,0,2\n9,0,0,1,4\n"),
-        [[[3, 0]], [[0, 0]], [[0, 4]]],
+    "steps in a table": (text("a.csv", STEPS), [[[3, 0]], [[0, 0]], [[0, 4]]], 0),
+    "a wide table": (wide_table(), ARRAY, 0),
+    "a wide table with a header": (wide_table("e0,e1,e2,e3"), ARRAY, 0),
+    "a wide table with layers": (text("a.tsv", NUMBERED), ARRAY, 3),
+    "numpy's savetxt": (
+        ("a.txt", lambda path: np.savetxt(path, ARRAY, header="tokens")),
+        ARRAY,
         0,
     ),
-    "a wide table": ("a.csv", wide_table(), ARRAY, 0),
-    "a wide table with a header": ("a.csv", wide_table(header="e0,e1,e2,e3"), ARRAY, 0),
-    "a wide table with layers": ("a.tsv", wide_table("\t", "layer\ta\tb\tc\td", True), ARRAY, 3),
-    "numpy's savetxt": ("a.txt", lambda path: np.savetxt(path, ARRAY, header="tokens"), ARRAY, 0),
-    "layers in logical_count": ("a.json", dump({"logical_count": {3: [1, 2]}}), [[1, 2]], 3),
-    "SGLang with dense layers": ("a.json", dump({"logical_count": MODEL.tolist()}), ARRAY, 3),
-    "SGLang with idle layers": (
-        "a.json",
-        dump({"logical_count": [[0] * 4, *IDLE.tolist()]}),
-        IDLE,
-        1,
-    ),
+    "layers in logical_count": (dump({"logical_count": {3: [1, 2]}}), [[1, 2]], 3),
+    "SGLang with dense layers": (dump({"logical_count": MODEL.tolist()}), ARRAY, 3),
+    "SGLang with idle layers": (dump({"logical_count": [[0] * 4, *IDLE.tolist()]}), IDLE, 1),
 }
 
 
 @pytest.mark.parametrize("name", READ)
 def test_odd_recordings_are_read(tmp_path, name):
-    file, make, counts, first = READ[name]
+    (file, make), counts, first = READ[name]
     make(tmp_path / file)
     statistics = registry.read_statistics(tmp_path / file)
     counts = np.asarray(counts)
@@ -169,75 +141,79 @@ def changed(value: object) -> list:
     return rows
 
 
-cell = "layer 1, expert 2 is "
+def table(*rows: str):
+    return text("a.csv", "\n".join(["layer,expert,count", *rows, ""]))
+
+
+CELL = "layer 1, expert 2 is "
+TWO_STEPS = '{"step": 1}\n{"step": 2}\n'
+WITHOUT_DEVICE_0 = {
+    "moe_layer_count": 1,
+    "layer_list": [
+        {"layer_id": 0, "device_count": 2, "device_list": [{"device_id": 1, "device_expert": [0]}]}
+    ],
+}
+
+# name: the file, and what the message says of it
 REFUSED = {
-    "NaN": (
-        "a.json",
-        text(json.dumps({"weight": changed(float("nan"))})),
-        cell + "nan, not a count",
-    ),
-    "infinity": ("a.npy", numpy_file(array=np.array(changed(np.inf))), cell + "inf, not a count"),
-    "overflow": ("a.json", dump(changed(-(2.0**31) + 5)), cell + "-2147483643, negative: a 32-bit"),
-    "text": ("a.json", dump([["54", "475"]]), "layer 0, expert 0 is '54', not a number"),
-    "null": ("a.json", dump(changed(None)), cell + "None, not a number"),
-    "enormous": ("a.json", dump(changed(2**70)), "no recording has so many"),
-    "an iteration's": (
-        "a.npy",
-        numpy_file(array=np.array([ROWS, changed(-3)])),
-        "iteration 1, layer 1, expert 2 is -3",
-    ),
-    "bool tensor": ("a.pt", torch_file(torch.tensor([[True, False]])), "is True, not a number"),
-    "one dimension": ("a.npy", numpy_file(array=ARRAY[0]), r"shape \[4\]; they must be \[layers"),
-    "four dimensions": ("a.npy", numpy_file(array=ARRAY[None, None]), r"shape \[1, 1, 3, 4\]"),
-    "no experts": ("a.npy", numpy_file(array=np.zeros((3, 0))), r"shape \[1, 3, 0\]"),
-    "no tokens": ("a.json", dump([[0, 0]]), "no expert received any token"),
-    "mixed shapes": (
-        "a.json",
-        dump({"3": [1, 2], "4": [1, 2, 3]}),
-        "4 has 3 values and the first one 2",
-    ),
-    "pickled objects": ("a.pt", torch_file({"a": Anything()}), "could run any code"),
-    "a pickle": ("a.pkl", lambda path: path.write_bytes(pickle.dumps(Anything())), "could run any"),
-    "a byte of a pickle": ("a.pt", lambda path: path.write_bytes(b"\x80\x80"), "truncated or no"),
-    "numpy objects": (
-        "a.npy",
-        lambda path: np.save(path, np.array([Anything()]), allow_pickle=True),
-        "could run any code",
-    ),
-    "sparse tensor": ("a.pt", torch_file(torch.eye(3).to_sparse()), "no plain array of numbers"),
-    "several arrays": ("a.npz", numpy_file(a=ARRAY, b=ARRAY), "dictionary of a, b; put the token"),
+    "NaN": (dump({"weight": changed(float("nan"))}), CELL + "nan, not a count"),
+    "infinity": (npy(changed(np.inf)), CELL + "inf, not a count"),
+    "overflow": (dump(changed(-(2.0**31) + 5)), CELL + "-2147483643, negative: a 32-bit"),
+    "text": (dump([["54", "475"]]), "layer 0, expert 0 is '54', not a number"),
+    "null": (dump(changed(None)), CELL + "None, not a number"),
+    "enormous": (dump(changed(2**70)), "no recording has so many"),
+    "enormous fraction": (dump({"weight": [[1e300, 1]]}), "no recording has so many"),
+    "an iteration's": (npy([ROWS, changed(-3)]), "iteration 1, layer 1, expert 2 is -3"),
+    "bool tensor": (torch_file(torch.tensor([[True, False]])), "is True, not a number"),
+    "one dimension": (npy(ARRAY[0]), r"shape \[4\]; they must be \[layers"),
+    "four dimensions": (npy(ARRAY[None, None]), r"shape \[1, 1, 3, 4\]"),
+    "no experts": (npy(np.zeros((3, 0))), r"shape \[1, 3, 0\]"),
+    "no tokens": (dump([[0, 0]]), "no expert received any token"),
+    "mixed shapes": (dump({"3": [1, 2], "4": [1, 2, 3]}), "4 has 3 values and the first one 2"),
+    "ragged": (dump({"logical_count": [[1, 2], [3]]}), "1 has 1 values and the first one 2"),
+    "pickled objects": (torch_file({"a": Anything()}), "could run any code"),
+    "a pickle": (raw("a.pkl", pickle.dumps(Anything())), "could run any"),
+    "a byte of a pickle": (raw("a.pt", b"\x80\x80"), "truncated or no"),
+    "numpy objects": (npy(np.array([Anything()])), "could run any code"),
+    "sparse tensor": (torch_file(torch.eye(3).to_sparse()), "no plain array of numbers"),
+    "several arrays": (npz(a=ARRAY, b=ARRAY), "dictionary of a, b; put the token"),
     "layers of other iterations": (
-        "a.json",
         dump({"3": [[1, 2]], "4": [[1, 2], [3, 4]]}),
         "4 has 2 values and the first one 1",
     ),
-    "JSON lines": ("a.jsonl", text('{"step": 1}\n{"step": 2}\n'), "2 records with the keys step"),
-    "text behind JSON": ("a.json", text("[[1, 2]] and"), "not valid JSON"),
-    "thousands": ("a.csv", text('layer,expert,count\n0,0,"1,234"\n'), "'1,234' in row 1 is not a"),
-    "nesting without end": ("a.json", text("[" * 10**5), "not valid JSON"),
-    "UTF-16": ("a.json", text("[[1, 2]]", encoding="utf-16"), "UTF-16 text .save it as UTF-8"),
-    "an empty file": ("a.json", text(""), "is an empty file, which is in no known format"),
-    "words": ("a.txt", text("hello\nworld\n"), "a file that begins with 'hello'"),
-    "another encoding": ("a.json", text('{"ä": 1}', encoding="latin-1"), "not UTF-8 text"),
-    "a cut gzip": ("a.gz", lambda p: p.write_bytes(gzip.compress(b"[[1, 2]]")[:-9]), "truncated"),
-    "a table without header": ("a.csv", long_table(header=""), "add layer_id,expert_id,count"),
-    "a table of other columns": ("a.csv", text("expert,x\n1,2\n"), "no column for the layer, only"),
-    "text in a table": ("a.csv", text("layer,expert,count\n0,0,5\n0,1,?\n"), r"'\?' in row 2"),
-    "half a layer": ("a.csv", text("layer,expert,count\n0.5,0,5\n"), "row 1 has no whole layer"),
-    "a ragged table": ("a.csv", text("1,2,3,4\n1,2,3\n"), "row 2 has 3 columns, not 4"),
-    "a header alone": ("a.csv", text("1,2,3,4\nlayer,5,6,7\n"), "'layer' in row 2"),
-    "YAML with tabs": ("a.yaml", text("num_slots:\t4\n\tload_balancer: 3\n"), "not valid YAML"),
+    "nothing known": (dump({"a": 1}), "a dictionary of a; put the token counts under 'weight'"),
+    "JSON lines": (text("a.jsonl", TWO_STEPS), "2 records with the keys step"),
+    "text behind JSON": (text("a.json", "[[1, 2]] and"), "not valid JSON"),
+    "cut JSON": (text("a.json", '{"logical_count": [[1'), "not valid JSON"),
+    "nesting without end": (text("a.json", "[" * 10**5), "not valid JSON"),
+    "UTF-16": (text("a.json", "[[1, 2]]", encoding="utf-16"), "UTF-16 text .save it as UTF-8"),
+    "another encoding": (text("a.json", '{"ä": 1}', encoding="latin-1"), "not UTF-8 text"),
+    "an empty file": (text("a.json", ""), "is an empty file, which is in no known format"),
+    "words": (text("a.txt", "hello\nworld\n"), "a file that begins with 'hello'"),
+    "a cut gzip": (cut(raw("a.gz", gzip.compress(b"[[1, 2]]")), -9), "truncated"),
+    "a cut tensor": (cut(torch_file(torch.ones(3, 4, 500)), -200), "truncated"),
+    "a cut npz": (cut(npz(tokens=TWICE), -200), "truncated"),
+    "a table without header": (long_table(header=""), "add layer_id,expert_id,count"),
+    "a table of other columns": (text("a.csv", "expert,x\n1,2\n"), "no column for the layer, only"),
+    "thousands": (table('0,0,"1,234"'), "'1,234' in row 1 is not a"),
+    "text in a table": (table("0,0,5", "0,1,?"), r"'\?' in row 2"),
+    "half a layer": (table("0.5,0,5"), "row 1 has no whole layer"),
+    "a ragged table": (text("a.csv", "1,2,3,4\n1,2,3\n"), "row 2 has 3 columns, not 4"),
+    "a header alone": (text("a.csv", "1,2,3,4\nlayer,5,6,7\n"), "'layer' in row 2"),
+    "YAML with tabs": (text("a.yaml", "num_slots:\t4\n\tload_balancer: 3\n"), "not valid YAML"),
     "a safetensors file": (
-        "rank0.safetensors",
-        lambda path: save_file({"0_0": ARRAY[0]}, path),
+        ("rank0.safetensors", lambda path: save_file({"0_0": ARRAY[0]}, path)),
         "in no known format",
     ),
+    "a placement": (dump({"physical_to_logical_map": [[0, 1]]}), "holds placements, not statistics"),
+    "a map cut short": (dump({"moe_layer_count": 1}), "layer_list"),
+    "a device lost": (dump(WITHOUT_DEVICE_0), "layer 0 lacks a device"),
 }
 
 
 @pytest.mark.parametrize("name", REFUSED)
 def test_odd_recordings_are_refused_in_a_line_that_helps(tmp_path, name):
-    file, make, message = REFUSED[name]
+    (file, make), message = REFUSED[name]
     make(tmp_path / file)
     with pytest.raises(UserError, match=message) as error:
         registry.read_statistics(tmp_path / file)

@@ -5,17 +5,16 @@ Run: python -m pytest tests/engines/test_odd_folders.py
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from safetensors.numpy import save_file
+from safetensors.numpy import load_file, save_file
 
 from eplb.common import UserError
 from eplb.engines import registry
-from tests.engines.test_odd_files import ARRAY, MODEL, ROWS
+from tests.engines.samples import ARRAY, MODEL, ROWS, statistics, write_rank, write_ranks
 
 
 def recorder_dump(folder: Path, number: int, rank: int, counts: np.ndarray) -> None:
@@ -58,13 +57,6 @@ def test_sglang_tables_of_ranks_add_up_and_times_follow(tmp_path):
     assert "one rank's at one time" in one.notes[0]
 
 
-def write_rank(folder: Path, rank: int, cells: dict[tuple[int, int], list[int]]) -> None:
-    folder.mkdir(exist_ok=True)
-    (folder / "meta_info.json").write_text(json.dumps({"num_experts": 4}))
-    tensors = {f"{i}_{n}": np.array(row, np.int32) for (i, n), row in cells.items()}
-    save_file(tensors, folder / f"rank{rank}.safetensors")
-
-
 def test_tensorrt_llm_ranks_are_united(tmp_path):
     """Stages hold other layers, a rank stops earlier, an MTP layer starts later."""
     write_rank(tmp_path, 0, {(i, n): [1, 2, 3, 4] for i in (5, 6, 7) for n in (0, 1)})
@@ -105,3 +97,48 @@ def test_a_meta_file_that_does_not_fit_is_named(tmp_path, name):
     (tmp_path / "meta_info.json").write_text(content)
     with pytest.raises(UserError, match=message):
         registry.read_statistics(tmp_path)
+
+
+def truncate(folder: Path) -> None:
+    path = folder / "rank2.safetensors"
+    path.write_bytes(path.read_bytes()[:-100])
+
+
+def with_tensor(rank: int, name: str, tensor: np.ndarray):
+    """Another tensor in a rank's file, or another one of that name."""
+
+    def change(folder: Path) -> None:
+        path = folder / f"rank{rank}.safetensors"
+        save_file(load_file(path) | {name: tensor}, path)
+
+    return change
+
+
+BIAS = np.zeros(16, np.int32)
+DAMAGE = {
+    "missing rank": (lambda f: (f / "rank1.safetensors").unlink(), "lacks rank1.safetensors"),
+    "no meta": (lambda f: (f / "meta_info.json").unlink(), "meta_info.json does not exist"),
+    "bad meta": (lambda f: (f / "meta_info.json").write_text("{"), "not valid JSON"),
+    "truncated": (truncate, "rank2.safetensors is truncated"),
+    "odd name in rank 0": (with_tensor(0, "bias", BIAS), "tensor 'bias' is not named"),
+    "odd name": (with_tensor(2, "bias", BIAS), "tensor 'bias' is not named"),
+    "differing experts": (
+        with_tensor(2, "101_3", np.zeros(8, np.int32)),
+        "101_3 has shape .8., meta_info.json says 16",
+    ),
+    "negative": (
+        with_tensor(2, "101_3", np.full(16, -1, np.int32)),
+        "layer 3 in iteration 101, expert 0 is -1, negative",
+    ),
+    "fractions": (with_tensor(2, "101_3", np.full(16, 0.5, np.float32)), "not whole numbers"),
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGE)
+def test_a_damaged_folder_is_told_in_a_line(tmp_path, damage):
+    write_ranks(tmp_path, statistics())
+    change, message = DAMAGE[damage]
+    change(tmp_path)
+    with pytest.raises(UserError, match=message) as error:
+        registry.read_statistics(tmp_path)
+    assert "\n" not in str(error.value).strip()

@@ -23,8 +23,7 @@ from eplb.planning.matching import align
 from eplb.sandbox.runner import Run
 from eplb.workload_model import WorkloadModel
 from eplb.workload_model import generate as make_trace
-from tests.engines.samples import statistics, write_ranks
-from tests.engines.test_odd_folders import write_rank
+from tests.engines.samples import statistics, write_rank, write_ranks
 from tests.planning import commands
 from tests.planning.commands import reported
 

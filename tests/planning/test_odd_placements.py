@@ -12,7 +12,7 @@ import torch
 
 from eplb.common import UserError
 from eplb.engines import registry
-from tests.engines.test_odd_files import ROWS
+from tests.engines.samples import ROWS
 from tests.planning.commands import reported
 
 
