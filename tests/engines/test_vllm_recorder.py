@@ -6,8 +6,6 @@ python -m pytest tests/engines/test_vllm_recorder.py -q
 from __future__ import annotations
 
 import json
-import sys
-from types import ModuleType, SimpleNamespace
 
 import numpy as np
 import pytest
@@ -20,18 +18,7 @@ from eplb.trace import read_trace
 from tests.strategies import random_loads
 
 SIZES = Deployment(12, 4, 1, 4)
-
-
-@pytest.fixture(autouse=True)
-def ranks(monkeypatch):
-    """This process's place in vLLM's groups, the first at first."""
-    groups = {name: SimpleNamespace(rank_in_group=0) for name in ("ep", "pp")}
-    state = ModuleType("vllm.distributed.parallel_state")
-    state.get_ep_group, state.get_pp_group = (lambda: groups["ep"]), (lambda: groups["pp"])
-    for name in ("vllm", "vllm.distributed"):
-        monkeypatch.setitem(sys.modules, name, ModuleType(name))
-    monkeypatch.setitem(sys.modules, state.__name__, state)
-    return groups
+pytestmark = pytest.mark.usefixtures("ranks")
 
 
 def test_windows_are_kept_in_order_without_profiling_and_repeats(tmp_path):
