@@ -1,4 +1,4 @@
-"""How commands end: `pytest tests/test_common.py`."""
+"""How commands begin and end: `pytest tests/test_common.py`."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from eplb import common
 from eplb.common import (
     ArgumentParser,
     UserError,
@@ -153,3 +154,17 @@ def test_a_closed_stream_changes_no_exit_status(closed):
         done = subprocess.run(line, cwd=ROOT, capture_output=True, text=True)
         assert done.returncode == status
         assert "Traceback" not in done.stderr
+
+
+def test_project_files_are_found_in_the_source_tree_then_in_the_wheel(tmp_path, monkeypatch):
+    wheel = tmp_path / "_task"
+    wheel.mkdir()
+    (wheel / "initial.py").touch()
+    (wheel / "extra.py").touch()
+    monkeypatch.setattr(common, "WHEEL_DATA", wheel)
+    assert common.project_file("initial.py") == common.SOURCE_TREE / "initial.py"
+    assert common.project_file("extra.py") == wheel / "extra.py"
+    monkeypatch.setattr(common, "SOURCE_TREE", tmp_path)
+    assert common.project_file("initial.py") == wheel / "initial.py"
+    with pytest.raises(UserError, match="nosuch.json is missing"):
+        common.project_file("nosuch.json")

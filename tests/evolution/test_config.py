@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import json
 import re
 import shutil
-import sys
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -14,23 +11,15 @@ import yaml
 from hydra.utils import instantiate
 from shinka.core import EvolutionConfig
 from shinka.database import DatabaseConfig
-from shinka.model_availability import PROVIDER_ENV_REQUIREMENTS
 
 from eplb import common
 from eplb.common import UserError
 from eplb.evaluation.scores import SCORINGS
-from eplb.evolution import run
 from eplb.evolution.models import OFFLINE_MODEL
 from eplb.evolution.settings import check_start_program, compose_config, with_saved
 from eplb.trace import Trace, TraceHeader, write_trace
 
-
-@pytest.fixture(autouse=True)
-def no_keys(monkeypatch, tmp_path):
-    for names in PROVIDER_ENV_REQUIREMENTS.values():
-        for name in names:
-            monkeypatch.delenv(name, raising=False)
-    monkeypatch.chdir(tmp_path)
+pytestmark = pytest.mark.usefixtures("no_keys")
 
 
 def test_the_example(tmp_path):
@@ -264,85 +253,8 @@ def test_an_override_needs_a_value():
         with_saved(["offline"])
 
 
-def test_slurm_paths_without_blanks(tmp_path):
-    config = compose_config(["evo_config.job_type=slurm_conda"])
-    with pytest.raises(UserError, match="my results"):
-        run._check_files(config, tmp_path / "my results")
-    run._check_files(compose_config([]), tmp_path / "my results")
-
-
-@pytest.mark.parametrize("name", ["a#b", "a?b", "a%20b"])
-def test_folders_that_shinka_cannot_read_again(tmp_path, name):
-    with pytest.raises(UserError, match="#, . or %"):
-        run._check_files(compose_config([]), tmp_path / name)
-
-
-def test_a_trace_is_read_before_the_run(tmp_path):
-    with pytest.raises(UserError, match="nosuch.json does not exist"):
-        run._check_files(compose_config(["trace=nosuch.json"]), tmp_path / "run")
-    zero = {"load_history": [{"logical_expert_load": [[0, 0]]}] * 200}
-    (tmp_path / "zero.json").write_text(json.dumps(zero))
-    with pytest.raises(UserError, match="does not say which deployment"):
-        run._check_files(compose_config(["trace=zero.json"]), tmp_path / "run")
-
-
-def test_finished_and_damaged_runs_do_not_start(recorder, tmp_path):
-    folder = recorder().folder
-    run._check_files(compose_config([]), folder)  # killed before its first program
-    done = recorder("done")
-    done.add(1, done.add(0))
-    with pytest.raises(UserError, match="2 generations.*num_generations=4"):
-        run._check_files(compose_config(["evo_config.num_generations=2"]), done.folder)
-    run._check_files(compose_config(["evo_config.num_generations=4"]), done.folder)
-    (tmp_path / "programs.sqlite").write_bytes(b"not a database at all" * 400)
-    with pytest.raises(UserError, match="not a database"):
-        run._check_files(compose_config([]), tmp_path)
-
-
 def test_settings_are_shinkas():
     """Every setting is a field of ShinkaEvolve's own configuration."""
     config = compose_config([])
     assert isinstance(instantiate(config.evo_config), EvolutionConfig)
     assert isinstance(instantiate(config.db_config), DatabaseConfig)
-
-
-def test_project_files_are_found_in_the_source_tree_then_in_the_wheel(tmp_path, monkeypatch):
-    wheel = tmp_path / "_task"
-    wheel.mkdir()
-    (wheel / "initial.py").touch()
-    (wheel / "extra.py").touch()
-    monkeypatch.setattr(common, "WHEEL_DATA", wheel)
-    assert common.project_file("initial.py") == common.SOURCE_TREE / "initial.py"
-    assert common.project_file("extra.py") == wheel / "extra.py"
-    monkeypatch.setattr(common, "SOURCE_TREE", tmp_path)
-    assert common.project_file("initial.py") == wheel / "initial.py"
-    with pytest.raises(UserError, match="nosuch.json is missing"):
-        common.project_file("nosuch.json")
-
-
-def test_the_plugin_is_light():
-    """Hydra imports it in every Hydra application of the environment."""
-    import subprocess
-
-    code = (
-        "import sys, hydra_plugins.eplb_search_path\n"
-        "assert not {'shinka', 'torch', 'numpy'} & set(sys.modules), 'heavy'"
-    )
-    subprocess.run([sys.executable, "-c", code], cwd=common.SOURCE_TREE, check=True)
-
-
-@pytest.mark.parametrize(
-    "completed, next_generation, spent, done",
-    [(7, 7, False, False), (7, 7, True, True), (9, 10, False, True), (10, 12, False, True)],
-)
-def test_a_run_is_done_when_its_budget_or_its_generations_are_used_up(
-    completed, next_generation, spent, done
-):
-    """ShinkaEvolve stops at the cost so far plus what it expects of proposals on their way."""
-    runner = SimpleNamespace(
-        evo_config=SimpleNamespace(num_generations=10),
-        completed_generations=completed,
-        next_generation_to_submit=next_generation,
-        cost_limit_reached=spent,
-    )
-    assert run._did_all(runner) == done

@@ -19,12 +19,8 @@ LLM_KWARGS = {"temperatures": [1.0], "max_tokens": 64, "reasoning_efforts": ["lo
 
 
 @pytest.fixture(autouse=True)
-def no_keys(monkeypatch, tmp_path):
-    for names in PROVIDER_ENV_REQUIREMENTS.values():
-        for name in names:
-            monkeypatch.delenv(name, raising=False)
+def key_of_the_server(no_keys, monkeypatch):
     monkeypatch.setenv("LOCAL_OPENAI_API_KEY", KEY)
-    monkeypatch.chdir(tmp_path)
 
 
 @pytest.fixture
