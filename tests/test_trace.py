@@ -18,7 +18,7 @@ from hypothesis.extra.numpy import array_shapes, arrays
 
 from eplb import common, jsonstream
 from eplb.common import UserError
-from eplb.jsonstream import MOST_TOKENS, BadJson, items_of
+from eplb.jsonstream import MOST_TOKENS
 from eplb.placement import Deployment
 from eplb.trace import Trace, TraceHeader, read_trace, write_trace
 
@@ -140,25 +140,12 @@ def test_no_load_is_not_an_error(tmp_path):
     ("text", "says"),
     [
         ("", "is empty"),
-        ("  \n ", "is empty"),
-        ("hello", "not a JSON object"),
-        ("[1, 2]", "not a JSON object"),
         (b"\x1f\x8b\x08\x00", "cut off or damaged"),
-        (b'{"load_history": "\xff"}', "UTF-8"),
-        ('{"load_history": [}', "not JSON"),
-        ('{"load_history" []}', "':'"),
-        ("{1: 2}", "not a string"),
-        ('{"load_history": []} {}', "goes on"),
-        ('{"records": []}', 'no "load_history"'),
         ("{}", 'no "load_history"'),
-        ('{"load_history": {}}', "not a list"),
-        ('{"load_history": [], "load_history": []}', "twice"),
         ('{"load_history": []}', "no records"),
         ('{"load_history": [[[1]]]}', "record 0"),
         ('{"load_history": [{"logical_expert_load": 3}]}', "record 0"),
         ('{"load_history": [{"physical_expert_load": [[3]]}]}', "record 0"),
-        ("[" * 100_000, "not a JSON object"),
-        ('{"x": ' + "[" * 100_000, "nested too deeply"),
         (history([[1, 2]], []), "record 1"),
         (history([[1, 2]], [[]]), "record 1, layer 0"),
         (history([[1, 2]], [3]), "record 1, layer 0"),
@@ -184,26 +171,6 @@ def test_no_load_is_not_an_error(tmp_path):
 )
 def test_bad_files_name_the_place(tmp_path, text, says):
     assert says in error_of(tmp_path, text)
-
-
-def test_every_truncation_is_an_error(tmp_path, small_chunks):
-    text = history([[10, 20], [3, 4]], [[1, 2], [5, 6]], model="m", top_k=2)
-    for length in range(len(text)):
-        error_of(tmp_path, text[:length])
-    read_trace(written(tmp_path, text))
-
-
-def test_one_wrong_character_is_found_without_reading_on(tmp_path):
-    """A mistake near the start must not pull the rest of a large file into memory."""
-    record = {"logical_expert_load": [[1, 2, 3]] * 50}
-    text = (
-        '{"load_history": [{"logical_expert_load": [[1, 2; 3]]}, ' + json.dumps([record] * 9000)[1:]
-    )
-    path = written(tmp_path, text + "}")
-    with path.open("rb", buffering=0) as file:
-        with pytest.raises(BadJson, match="not JSON"):
-            list(items_of(file, "load_history"))
-        assert file.tell() <= jsonstream.CHUNK_BYTES < path.stat().st_size
 
 
 def test_missing_directory_unreadable(tmp_path):

@@ -1,8 +1,10 @@
-"""Imports between rooms point one way: `pytest tests/test_walls.py`."""
+"""Who imports what, between rooms and of libraries: `pytest tests/test_walls.py`."""
 
 from __future__ import annotations
 
 import ast
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -81,3 +83,19 @@ def test_the_check_sees_a_wrong_import(tmp_path):
     assert imported(module) == {"bench.leaderboard", "engines.sglang"}
     assert not allowed("bench.leaderboard", "evaluation")
     assert allowed("evolution.rundb", "report") and not allowed("evolution.run", "report")
+
+
+@pytest.mark.parametrize(
+    ("module", "heavy"),
+    [
+        ("evaluate", {"torch", "shinka", "matplotlib"}),
+        ("eplb.report.__main__", {"torch", "shinka", "matplotlib", "numpy"}),
+        # Hydra imports it in every Hydra application of the environment.
+        ("hydra_plugins.eplb_search_path", {"torch", "shinka", "numpy"}),
+    ],
+)
+def test_what_takes_seconds_to_import_is_left_to_those_who_need_it(module, heavy):
+    code = f"import sys, {module}; print(*sys.modules)"
+    line = [sys.executable, "-c", code]
+    done = subprocess.run(line, cwd=PACKAGE.parent, capture_output=True, text=True, check=True)
+    assert module in done.stdout.split() and not heavy & set(done.stdout.split())

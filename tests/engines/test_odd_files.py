@@ -205,7 +205,10 @@ REFUSED = {
         ("rank0.safetensors", lambda path: save_file({"0_0": ARRAY[0]}, path)),
         "in no known format",
     ),
-    "a placement": (dump({"physical_to_logical_map": [[0, 1]]}), "holds placements, not statistics"),
+    "a placement": (
+        dump({"physical_to_logical_map": [[0, 1]]}),
+        "holds placements, not statistics",
+    ),
     "a map cut short": (dump({"moe_layer_count": 1}), "layer_list"),
     "a device lost": (dump(WITHOUT_DEVICE_0), "layer 0 lacks a device"),
 }

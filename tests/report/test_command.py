@@ -59,16 +59,6 @@ def test_output_that_cannot_be_written(finished_run: Path, tmp_path: Path) -> No
     assert ended.returncode == 2 and ended.stderr.count("\n") == 1
 
 
-def test_needs_neither_shinka_nor_torch() -> None:
-    """Both take seconds to import, and reading a finished run needs nothing of them."""
-    code = (
-        "import sys, eplb.report.__main__; "
-        "print({'shinka', 'torch', 'numpy', 'matplotlib'} & set(sys.modules) or 'none')"
-    )
-    ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert ended.stdout.strip() == "none"
-
-
 # ShinkaEvolve's viewer listens on all interfaces; a test should be heard on this machine only.
 VIEWER = """
 import socketserver
