@@ -2,7 +2,13 @@
 
 from __future__ import annotations
 
+import random
 from pathlib import Path
+
+from eplb.proposer import grafting, mutations, simplifications
+from eplb.proposer.mutations import Sources
+from eplb.proposer.parts import read_catalogue
+from eplb.proposer.program import Program
 
 SEED = (Path(__file__).parents[2] / "initial.py").read_text()
 
@@ -87,6 +93,16 @@ run = rebalance_experts
 
 POOL = {"seed": SEED, "foreign": FOREIGN, "other names": OTHER_NAMES}
 
+PARTS = read_catalogue()
+OPERATORS = (
+    mutations.perturb_constant,
+    mutations.change_condition,
+    mutations.swap_function,
+    mutations.insert_step,
+    grafting.cross_over,
+    simplifications.simplify,
+)
+
 
 def outside(text):
     """Everything that no edit may touch, markers included: the lines and how many blocks."""
@@ -99,3 +115,17 @@ def outside(text):
         if "EVOLVE-BLOCK-START" in line:
             inside = True
     return kept
+
+
+def walked(name, seed, steps=6):
+    """Apply random operators in a row; returns every program on the way."""
+    rng = random.Random(seed)
+    programs = [Program(POOL[name])]
+    donors = [Program(SEED)]
+    for _ in range(steps):
+        operator = rng.choice(OPERATORS)
+        change = operator(programs[-1], rng, Sources(PARTS, donors))
+        if change:
+            programs.append(change.program)
+            donors.append(rng.choice(programs))
+    return programs

@@ -11,34 +11,19 @@ from hypothesis import strategies as st
 
 from eplb.proposer import grafting, mutations, simplifications
 from eplb.proposer.mutations import Sources
-from eplb.proposer.parts import read_catalogue
 from eplb.proposer.program import Program, meaning
-from tests.proposer.programs import FOREIGN, OTHER_NAMES, POOL, SEED, outside
-
-PARTS = read_catalogue()
-OPERATORS = (
-    mutations.perturb_constant,
-    mutations.change_condition,
-    mutations.swap_function,
-    mutations.insert_step,
-    grafting.cross_over,
-    simplifications.simplify,
+from tests.proposer.programs import (
+    FOREIGN,
+    OPERATORS,
+    OTHER_NAMES,
+    PARTS,
+    POOL,
+    SEED,
+    outside,
+    walked,
 )
+
 few = settings(deadline=None, max_examples=20)
-
-
-def walked(name, seed, steps=6):
-    """Apply random operators in a row; returns every program on the way."""
-    rng = random.Random(seed)
-    programs = [Program(POOL[name])]
-    donors = [Program(SEED)]
-    for _ in range(steps):
-        operator = rng.choice(OPERATORS)
-        change = operator(programs[-1], rng, Sources(PARTS, donors))
-        if change:
-            programs.append(change.program)
-            donors.append(rng.choice(programs))
-    return programs
 
 
 @few

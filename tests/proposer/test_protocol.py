@@ -18,8 +18,7 @@ from eplb.common import UserError
 from eplb.proposer import prompt
 from eplb.proposer.program import meaning
 from eplb.proposer.propose import answer
-from tests.proposer.programs import FOREIGN, OTHER_NAMES, POOL, SEED, outside
-from tests.proposer.test_operators import walked
+from tests.proposer.programs import FOREIGN, OTHER_NAMES, POOL, SEED, outside, walked
 
 TASK = "Balance experts.\n\n```python\nexact = 'nothing'\n```\nAnswer with <CODE>."
 FEEDBACK = "balancedness 0.8123\n```\nhottest layer 3\n```\n# Current program\n\nsee above"

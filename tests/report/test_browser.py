@@ -17,9 +17,9 @@ import pytest
 
 from eplb.evolution.rundb import read_run
 from eplb.report.page import render
+from tests.report.by_hand import hostile_run
 from tests.report.conftest import Browser
 from tests.report.document import Document, is_close
-from tests.report.test_page import hostile_run
 
 
 @pytest.fixture

@@ -11,7 +11,7 @@ import pytest
 from eplb.evolution.rundb import Program, read_run
 from eplb.report import figures, history
 from eplb.report.page import TEMPLATES, tip
-from tests.report.test_history import program, timed
+from tests.report.by_hand import program, timed
 
 
 @pytest.fixture(scope="module")

@@ -5,30 +5,9 @@ from __future__ import annotations
 from itertools import pairwise
 from pathlib import Path
 
-from eplb.evolution.rundb import Migration, Program, read_run
+from eplb.evolution.rundb import Migration, read_run
 from eplb.report import history
-
-
-def program(identity: str, **fields) -> Program:
-    defaults = {
-        "code": "",
-        "parent_id": None,
-        "inspirations": (),
-        "generation": 1,
-        "timestamp": 1.0,
-        "correct": True,
-        "score": 0.5,
-        "public": {},
-        "feedback": "",
-        "metadata": {},
-        "island": 0,
-        "migrations": (),
-    }
-    return Program(id=identity, **(defaults | fields))
-
-
-def timed(identity: str, balancedness: float, milliseconds: float) -> Program:
-    return program(identity, public={"balancedness_score": balancedness, "call_ms": milliseconds})
+from tests.report.by_hand import program, timed
 
 
 def test_lineage_is_the_chain_of_parents(finished_run: Path) -> None:

@@ -11,47 +11,8 @@ import pytest
 from eplb.evolution.rundb import read_run
 from eplb.report import page
 from eplb.report.page import render, visible
+from tests.report.by_hand import HOSTILE, finalist, hostile_run, write_confirmation
 from tests.report.document import Document
-from tests.report.test_side_files import finalist, write_confirmation
-
-HOSTILE = (
-    "</script><script>document.title='owned'</script><img src=x onerror=\"document.title='owned'\">"
-    "</title></svg><svg onload=document.title='owned'><b>{{ 7 * 7 }}"
-    "{% raw %}'\"--><!--</pre></style>"
-)
-
-
-def hostile_run(recorder, payload: str = HOSTILE):
-    """A run in which everything that can be text is ``payload``."""
-    run = recorder("results")
-    metadata = {
-        "patch_name": payload,
-        "patch_description": payload,
-        "patch_type": payload,
-        "model_name": payload,
-        "stderr_log": payload,
-    }
-    fields = {"text_feedback": payload, "metadata": metadata}
-    metrics = {payload: payload, "balancedness_score": 0.8, "call_ms": 3.0}
-    seed = run.add(
-        0, id="seed" + payload, code=payload, combined_score=0.1, public_metrics=metrics, **fields
-    )
-    parent = seed
-    for generation in range(1, 10):
-        parent = run.add(
-            generation,
-            parent,
-            code=f"{payload}\n{generation}",
-            combined_score=generation / 10,
-            public_metrics=metrics,
-            archive_inspiration_ids=[seed.id],
-            **fields,
-        )
-    run.add(10, parent, correct=False, code=payload, **fields)
-    run.database.record_attempt_event(
-        11, payload, "failed", {"failure_reason": payload, "model_name": payload}
-    )
-    return run.folder
 
 
 def test_nothing_of_a_run_becomes_markup(recorder) -> None:

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from eplb.report.side_files import FailedEdit, confirmation, failed_edits, reason
+from tests.report.by_hand import finalist, write_confirmation
 
 
 def test_reasons_and_edits(finished_run: Path) -> None:
@@ -24,34 +25,6 @@ def test_files_that_are_not_whole(finished_run: Path, tmp_path: Path) -> None:
     (folder / "gen_17/results/correct.json").unlink()
     assert [reason(folder, generation) for generation in (3, 10, 17)] == ["", "", ""]
     assert reason(folder, 24) == reason(finished_run, 24) != ""
-
-
-def finalist(generation: int, known: float, *scores: float) -> dict:
-    """As `eplb.evolution.confirm` writes it."""
-    traces = [("deepseek-v3", str(2**127 + 1)), ("kimi-k2", "7")]
-    return {
-        "generation": generation,
-        "id": f"id-{generation}",
-        "name": f"edit {generation}",
-        "start": generation == 0,
-        "known": known,
-        "fresh": sum(scores) / len(scores),
-        "gap": known - sum(scores) / len(scores),
-        "scores": [
-            {
-                "trace": trace,
-                "score": score,
-                "refusal": None if score else "slow",
-                "seed": str(seed),
-            }
-            for (trace, seed), score in zip(traces, scores, strict=False)
-        ],
-    }
-
-
-def write_confirmation(folder: Path, content: object) -> None:
-    (folder / "best").mkdir(exist_ok=True)
-    (folder / "best/confirmation.json").write_text(json.dumps(content), encoding="utf-8")
 
 
 def test_what_was_confirmed(tmp_path: Path) -> None:

@@ -26,9 +26,8 @@ import pytest
 from eplb.placement import Deployment, InvalidPlacement, validate
 from eplb.sandbox import isolation
 from eplb.sandbox.runner import Refused, Sandbox
+from tests.sandbox.programs import CHEATS, HONEST
 
-CHEATS = Path(__file__).parent / "cheats"
-HONEST = (CHEATS / "honest.py").read_text()
 IMPORT = "from honest import rebalance_experts\n"
 LAYERS, EXPERTS, WINDOWS = 2, 12, 3
 DEPLOYMENT = Deployment(num_replicas=16, num_groups=4, num_nodes=2, num_gpus=8)

@@ -18,7 +18,7 @@ import pytest
 from eplb.placement import Deployment
 from eplb.sandbox import isolation
 from eplb.sandbox.runner import Sandbox
-from tests.sandbox.test_cheats import HONEST
+from tests.sandbox.programs import HONEST
 
 LOADS = np.random.default_rng(3).integers(0, 1000, (2, 2, 12))
 DEPLOYMENT = Deployment(num_replicas=16, num_groups=4, num_nodes=2, num_gpus=8)

@@ -14,7 +14,7 @@ import pytest
 from eplb.placement import Deployment
 from eplb.sandbox.failures import describe
 from eplb.sandbox.runner import Refused, Sandbox
-from tests.sandbox.test_cheats import HONEST
+from tests.sandbox.programs import HONEST
 
 DEPLOYMENT = Deployment(num_replicas=288, num_groups=8, num_nodes=4, num_gpus=32)
 SIZES = (58, 256, 288, 8, 4, 32)

@@ -11,7 +11,6 @@ import stat
 import subprocess
 import sys
 import time
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -22,8 +21,8 @@ from eplb.sandbox import isolation, pinning, runner
 from eplb.sandbox.inside import protocol
 from eplb.sandbox.process import Candidate
 from eplb.sandbox.runner import Refused, Sandbox
+from tests.sandbox.programs import HONEST
 
-HONEST = (Path(__file__).parent / "cheats" / "honest.py").read_text()
 DEPLOYMENT = Deployment(num_replicas=16, num_groups=4, num_nodes=2, num_gpus=8)
 LOADS = np.random.default_rng(3).integers(0, 1000, (4, 2, 12))
 SIGNATURE = "(weight, num_replicas, num_groups, num_nodes, num_gpus)"
