@@ -15,7 +15,7 @@ from __future__ import annotations
 import argparse
 import textwrap
 from collections.abc import Iterable
-from itertools import product, starmap
+from itertools import product
 from pathlib import Path
 
 import numpy as np
@@ -188,22 +188,34 @@ def leads(results: dict[str, Columns], figure: str) -> str:
     lines = [["program", *results]]
     rows = next(iter(next(iter(results.values())).values()))
     for program in (name for name in rows if name not in {*others(rows), SEED}):
-        least = (
-            min((lead(rows, program, figure), name) for name, rows in columns.items())
-            for columns in results.values()
-        )
-        cells = (f"{value:+.4f} {name}".strip() if value < np.inf else "" for value, name in least)
-        lines.append([program, *cells])
+        line = [program]
+        for columns in results.values():
+            least, where = min((lead(rows, program, figure), n) for n, rows in columns.items())
+            known = f"{least:+.4f} ({where})".removesuffix(" ()")
+            line.append(known if least < np.inf else "")
+        lines.append(line)
     return command.markdown(lines, f"{figure.capitalize()}, ahead of the best published program")
 
 
 def summaries(results: dict[str, Columns]) -> str:
     """In Markdown, what the tables of all scenarios come to."""
-    columns = {scenario: columns[""] for scenario, columns in results.items() if "" in columns}
-    shown = [by_column(figure.capitalize(), columns, figure) for figure in SUMMARIES if columns]
+    shown = []
     if any(others(rows) for columns in results.values() for rows in columns.values()):
         shown += [leads(results, figure) for figure in SUMMARIES]
+    columns = {scenario: columns[""] for scenario, columns in results.items() if "" in columns}
+    if columns:
+        shown += [by_column(figure.capitalize(), columns, figure) for figure in SUMMARIES]
     return "\n".join(shown)
+
+
+def page(heading: str, results: dict[str, Columns]) -> str:
+    """Everything in Markdown; tables over spare slots are many, and folded up."""
+    parts = [heading, summaries(results)]
+    for scenario, columns in results.items():
+        text = tables(scenario, columns)
+        folded = f"<details><summary>{scenario}</summary>\n\n{text}\n</details>\n"
+        parts.append(text if "" in columns else folded)
+    return "\n".join(parts)
 
 
 def draw(results: dict[str, Columns], path: Path) -> None:
@@ -246,12 +258,10 @@ def main(arguments: list[str] | None = None) -> int:
         for each in compared:
             results[each.name] = score(sandbox, each, args)
             print(tables(each.name, results[each.name]), flush=True)
-        measured = f"{command.measured()}; {sandbox.isolation}; workload seed {args.seed}.\n"
-    summary = summaries(results)
-    print(f"{summary}\n{measured}")
-    if args.output:
-        page = "\n".join(starmap(tables, results.items()))
-        write_text(args.output, f"{measured}\n{summary}\n{page}")
+            heading = f"{command.measured()}; {sandbox.isolation}; workload seed {args.seed}.\n"
+            if args.output:
+                write_text(args.output, page(heading, results))
+    print(f"{summaries(results)}\n{heading}")
     if args.plot:
         draw(results, args.plot)
     return DONE

@@ -164,5 +164,5 @@ def test_the_lead_is_over_programs_of_the_same_placement():
     assert leaderboard.lead(rows, "node_local.py", "balancedness") == np.inf
     worse = {**rows, "balanced.py": found(0.65, 0.3)}
     table = leaderboard.leads({"here": {"0 spare": rows, "1 spare": worse}}, "balancedness")
-    assert "| balanced.py | -0.1500 1 spare |" in table and "| node_local.py |  |" in table
+    assert "| balanced.py | -0.1500 (1 spare) |" in table and "| node_local.py |  |" in table
     assert "free.py" not in table and "initial.py" not in table
