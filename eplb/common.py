@@ -39,6 +39,12 @@ def nearest(key: str, known: Iterable[str]) -> str:
     return f"; did you mean {names[close[0]]}?" if close else ""
 
 
+def printable(text: str, longest: int) -> str:
+    """``text`` on one line without control characters, at most ``longest`` characters."""
+    line = " ".join("".join(c if c.isprintable() else " " for c in text).split())
+    return line if len(line) <= longest else line[: longest - 1] + "…"
+
+
 class ArgumentParser(argparse.ArgumentParser):
     """Wrong arguments are a `UserError`: one line, where argparse prints its usage too.
 

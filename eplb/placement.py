@@ -140,17 +140,14 @@ def count_replicas(phy2log: np.ndarray, num_experts: int) -> np.ndarray:
 
 def node_locality(phy2log: np.ndarray, num_experts: int, deployment: Deployment) -> float:
     """Share of (layer, group) pairs whose replicas all live on one node."""
-    return float((_nodes_touched(phy2log, num_experts, deployment).sum(axis=2) == 1).mean())
+    placement = ExpertPlacement.from_phy2log(phy2log, num_experts)
+    return float((_nodes_touched(placement, deployment).sum(axis=2) == 1).mean())
 
 
-def _nodes_touched(phy2log: np.ndarray, num_experts: int, deployment: Deployment) -> np.ndarray:
+def _nodes_touched(placement: ExpertPlacement, deployment: Deployment) -> np.ndarray:
     """[layers, num_groups, num_nodes] bool: does the node hold a replica of the group's experts?"""
-    layers, slots = phy2log.shape
-    group = phy2log // (num_experts // deployment.num_groups)
-    node = np.arange(slots) // deployment.slots_per_node
-    touched = np.zeros((layers, deployment.num_groups, deployment.num_nodes), dtype=bool)
-    touched[np.arange(layers)[:, None], group, node] = True
-    return touched
+    held = placement.holders(deployment.num_nodes)
+    return held.reshape(len(held), deployment.num_groups, -1, deployment.num_nodes).any(axis=2)
 
 
 def validate(
@@ -179,7 +176,7 @@ def validate(
     _check_counts(logcnt, truth.logcnt)
     _check_slots(log2phy, truth)
     if require_locality:
-        _check_locality(phy2log, num_experts, deployment)
+        _check_locality(truth, deployment)
     return truth
 
 
@@ -271,8 +268,8 @@ def _check_slots(log2phy: np.ndarray, truth: ExpertPlacement) -> None:
         )
 
 
-def _check_locality(phy2log: np.ndarray, num_experts: int, deployment: Deployment) -> None:
-    touched = _nodes_touched(phy2log, num_experts, deployment)
+def _check_locality(truth: ExpertPlacement, deployment: Deployment) -> None:
+    touched = _nodes_touched(truth, deployment)
     spread = np.argwhere(touched.sum(axis=2) > 1)
     if spread.size:
         layer, group = spread[0]

@@ -16,6 +16,7 @@ import os
 import zlib
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, fields
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -87,8 +88,8 @@ class Trace:
         be judged on. The message does not name the file, which a trace does not know.
         """
         records = len(self.loads)
-        candidates = (rebalance_interval, self.header.rebalance_interval, PUBLIC_INTERVAL)
-        interval = next(value for value in candidates if value is not None)
+        own = self.header.rebalance_interval or PUBLIC_INTERVAL
+        interval = own if rebalance_interval is None else rebalance_interval
         if interval < 1:
             raise UserError(f"rebalance_interval is {interval}; it must be at least 1")
         if records < 2:
@@ -124,11 +125,9 @@ class History:
     """A trace cut into windows.
 
     records: [windows, records per window, layers, experts] int64, tokens routed to each expert
-    windows: [windows, layers, experts] int64, the sums over a window's records
     """
 
     records: np.ndarray
-    windows: np.ndarray
 
     @classmethod
     def of(cls, trace: Trace, rebalance_interval: int | None = None) -> History:
@@ -137,13 +136,18 @@ class History:
         Raises `UserError` where nothing can be learned or judged. Single windows and layers may be
         without tokens: they have no balancedness, and averages leave them out.
         """
-        history = cls(trace.records(rebalance_interval), trace.windows(rebalance_interval))
+        history = cls(trace.records(rebalance_interval))
         for part, verb in ((history.seen, "shown"), (history.windows[1:], "judged on")):
             if not part.any():
                 raise UserError(
                     f"no window that a program is {verb} has any token in it; record some traffic"
                 )
         return history
+
+    @cached_property
+    def windows(self) -> np.ndarray:
+        """[windows, layers, experts] int64: the sums over a window's records."""
+        return self.records.sum(axis=1, dtype=np.int64)
 
     @property
     def seen(self) -> np.ndarray:
@@ -166,10 +170,9 @@ def read_trace(path: str | os.PathLike) -> Trace:
             packed = file.peek(2).startswith(b"\x1f\x8b")
             items = items_of(gzip.open(file) if packed else file, "load_history")
             return _read(f"trace {path}", reading(items, file))
-    except (EOFError, gzip.BadGzipFile, zlib.error) as error:
-        raise UserError(
-            f"trace {path} is cut off or damaged ({error}); download it again"
-        ) from error
+    except (BadJson, EOFError, gzip.BadGzipFile, zlib.error) as error:
+        what = str(error) if isinstance(error, BadJson) else f"is cut off or damaged ({error})"
+        raise UserError(f"trace {path} {what}; record or download it again") from error
     except FileNotFoundError as error:
         raise UserError(
             f"trace {path} does not exist; name an existing file, or write a synthetic one "
@@ -178,8 +181,6 @@ def read_trace(path: str | os.PathLike) -> Trace:
     except OSError as error:
         reason = f"{error.strerror}; name a readable file"
         raise UserError(f"cannot read trace {path}: {reason}") from error
-    except BadJson as error:
-        raise UserError(f"trace {path} {error}; record or download it again") from error
 
 
 def _recorded(path: Path) -> Trace:

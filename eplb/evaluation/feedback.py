@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from eplb.common import printable
 from eplb.evaluation.attribution import Attribution, attribute
 from eplb.evaluation.measure import Evaluation
 from eplb.evaluation.scores import Figures, PlacementScores
@@ -41,12 +42,6 @@ _WAYS_OUT = {
     "log2phy": "Derive log2phy from phy2log: the slots that hold the expert, then -1. ",
     "locality": "All replicas of a group's experts must lie in the slots of one node. ",
 }
-
-
-def printable(text: str, longest: int) -> str:
-    """``text`` on one line without control characters, at most ``longest`` characters."""
-    line = " ".join("".join(c if c.isprintable() else " " for c in text).split())
-    return line if len(line) <= longest else line[: longest - 1] + "…"
 
 
 def refusal_feedback(reason: str, traceback: list[str]) -> str:

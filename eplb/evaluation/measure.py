@@ -107,11 +107,9 @@ def _checked(
         # Dropped as it is checked: its maps may be wide.
         answer = answers.pop(0)
         try:
-            maps = (answer.phy2log, answer.log2phy, answer.logcnt)
-            placement = validate(*maps, **sizes, require_locality=require_locality)
+            placements.append(validate(*answer, **sizes, require_locality=require_locality))
         except InvalidPlacement as error:
             raise Refused(f"window {window}: {error}") from error
-        placements.append(placement)
     return placements
 
 

@@ -13,8 +13,8 @@ from typing import Any
 
 import numpy as np
 
-from eplb.common import UserError, write_text
-from eplb.evaluation.feedback import Gains, feedback, printable, refusal_feedback, worst_layers
+from eplb.common import UserError, printable, write_text
+from eplb.evaluation.feedback import Gains, feedback, refusal_feedback, worst_layers
 from eplb.evaluation.measure import Evaluation
 from eplb.evaluation.scores import combined_scores
 

@@ -8,7 +8,7 @@ checking its answers (`eplb.evaluation.measure`), writing results (`eplb.evaluat
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from itertools import pairwise
 
@@ -142,32 +142,25 @@ def call_ms(seconds: np.ndarray) -> float:
 class Figures:
     """What a combined score is made of.
 
-    balancedness_score and the like: means of the metrics of these names
+    means: of the metrics, by name
     call_ms, seed_call_ms: of the program and of the seed
     throughput: what the placements are worth in each phase
-    by_window: everything window by window
     """
 
-    balancedness_score: float
-    balancedness_in_order: float
-    balancedness_expert: float
+    means: dict[str, float]
     call_ms: float
     seed_call_ms: float
     throughput: dict[str, Worth]
-    by_window: PlacementScores
 
     @classmethod
     def of(cls, scores: PlacementScores, seconds: np.ndarray, seed_seconds: np.ndarray) -> Figures:
         """The figures of a run: ``seconds`` and ``seed_seconds`` are [repeats, windows]."""
-        means = scores.means
         ms = call_ms(seconds)
-        return cls(
-            **{field.name: means[field.name] for field in fields(cls) if field.name in means},
-            call_ms=ms,
-            seed_call_ms=call_ms(seed_seconds),
-            throughput=scores.worth(ms / 1e3),
-            by_window=scores,
-        )
+        return cls(scores.means, ms, call_ms(seed_seconds), scores.worth(ms / 1e3))
+
+    @property
+    def balance(self) -> float:
+        return self.means["balancedness_score"]
 
     @property
     def removed(self) -> float:
@@ -176,9 +169,8 @@ class Figures:
         0 where those are in balance already. The limit would be 1 at perfect balance and 0 a hair
         below it: rounding would decide over half of the score.
         """
-        imbalance = 1.0 - self.balancedness_in_order
-        gain = self.balancedness_score - self.balancedness_in_order
-        return max(0.0, gain / imbalance) if imbalance > 0 else 0.0
+        in_order = self.means["balancedness_in_order"]
+        return max(0.0, (self.balance - in_order) / (1.0 - in_order)) if in_order < 1 else 0.0
 
     @property
     def speed_score(self) -> float:
@@ -191,7 +183,7 @@ class Figures:
         ours = ("removed", "speed_score", "call_ms", "seed_call_ms")
         kept = {f"kept_{phase}": worth.kept for phase, worth in self.throughput.items()}
         gain = {f"gain_{phase}": worth.gain for phase, worth in self.throughput.items()}
-        return self.by_window.means | {name: getattr(self, name) for name in ours} | kept | gain
+        return self.means | {name: getattr(self, name) for name in ours} | kept | gain
 
     @property
     def kept(self) -> float:
@@ -200,10 +192,11 @@ class Figures:
 
     def with_balance(self, gain: float) -> Figures:
         """If balancedness were higher by ``gain``, at most perfect."""
-        missing = 1.0 - self.balancedness_score
+        missing = 1.0 - self.balance
         left = max(0.0, missing - gain) / missing if missing > 0 else 0.0
-        better = {name: min(1.0, getattr(self, name) + gain) for name in _BALANCED}
-        return replace(self, **better, throughput=self._with_losses(imbalance=left))
+        better = {name: min(1.0, self.means[name] + gain) for name in _BALANCED}
+        throughput = self._with_losses(imbalance=left)
+        return replace(self, means=self.means | better, throughput=throughput)
 
     def with_speed(self, factor: float) -> Figures:
         """If calls were ``factor`` times as fast."""
@@ -229,7 +222,7 @@ class Scoring:
 def _adrs(figures: Figures) -> float:
     seconds = 1e-3 * figures.call_ms
     late = min(20.0 * seconds, 20.0) if seconds > 0.010 else 0.0
-    score = 90.0 * figures.balancedness_score + 5.0 * min(0.002 / seconds, 2.0) - late
+    score = 90.0 * figures.balance + 5.0 * min(0.002 / seconds, 2.0) - late
     return min(max(score, 0.0), 100.0)
 
 
@@ -237,7 +230,7 @@ def _adrs(figures: Figures) -> float:
 # task. Their speed half is an absolute time. None is below zero, where ShinkaEvolve puts failures.
 SCORINGS = {
     "eplb": Scoring(
-        lambda f: (f.balancedness_score + f.speed_score) / 2.0,
+        lambda f: (f.balance + f.speed_score) / 2.0,
         "combined_score = (balancedness_score + speed_score) / 2, where "
         "speed_score = removed * min(1, t_seed / (100 * t)), "
         "removed = max(0, (balancedness_score - b0) / (1 - b0)) and b0 is the balancedness of "
@@ -259,11 +252,11 @@ SCORINGS = {
         "in peace what is good enough.",
     ),
     "openevolve": Scoring(
-        lambda f: (f.balancedness_score + 20.0 / f.call_ms) / 2.0,
+        lambda f: (f.balance + 20.0 / f.call_ms) / 2.0,
         "combined_score = (balancedness_score + 0.02 s / t) / 2.",
     ),
     "skydiscover": Scoring(
-        lambda f: (f.balancedness_expert + 2.0 / f.call_ms) / 2.0,
+        lambda f: (f.means["balancedness_expert"] + 2.0 / f.call_ms) / 2.0,
         "combined_score = (the balancedness over slots instead of GPUs + 0.002 s / t) / 2.",
     ),
     "adrs": Scoring(

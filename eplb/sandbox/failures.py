@@ -16,6 +16,8 @@ import re
 from collections.abc import Iterable
 from itertools import product
 
+from eplb.common import printable
+
 _LONGEST = 200
 _MOST_NAMES, _MOST_NUMBERS, _MOST_LINES = 4, 10, 4
 _FORBIDDEN = "the sandbox forbids threads, processes, sockets, torch.compile and writing files"
@@ -59,7 +61,7 @@ def describe(report: bytes, source: str, sizes: Iterable[int]) -> tuple[str, lis
         return "it failed without a word", []
     code = ["", *source.split("\n")]
     numbers = [number for number in numbers[-_MOST_LINES:] if 0 < number < len(code)]
-    lines = [f"line {number}: {_one_line(code[number])}" for number in numbers]
+    lines = [f"line {number}: {printable(code[number], _LONGEST)}" for number in numbers]
     raised = lines and re.search(r": (raise|assert)\b", lines[-1])
     words = "" if raised else _masked(text, source, sizes)
     known = getattr(builtins, error, None)
@@ -70,10 +72,6 @@ def describe(report: bytes, source: str, sizes: Iterable[int]) -> tuple[str, lis
     what += f" ({lines[-1]})" if lines else ""
     forbidden = (known and issubclass(known, OSError)) or "start new thread" in words
     return (f"{what}; {_FORBIDDEN}" if forbidden or error in _COMPILERS else what), lines
-
-
-def _one_line(text: str) -> str:
-    return " ".join("".join(c if c.isprintable() else " " for c in text).split())[:_LONGEST]
 
 
 def _masked(text: str, source: str, sizes: Iterable[int]) -> str:

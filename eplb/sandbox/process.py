@@ -18,9 +18,11 @@ import math
 import mmap
 import os
 import select
+import socket
 import tempfile
 import time
-from dataclasses import astuple, dataclass
+from dataclasses import astuple
+from typing import NamedTuple
 
 import numpy as np
 
@@ -41,8 +43,7 @@ class Refused(Exception):
         self.traceback = traceback or []
 
 
-@dataclass(frozen=True)
-class Answer:
+class Answer(NamedTuple):
     """The three maps as the program gave them: int64 arrays of any shape, otherwise unchecked."""
 
     phy2log: np.ndarray
@@ -81,7 +82,7 @@ class Candidate:
         window, self._window = _shared_memory(4 * math.prod(shape))
         capacity = protocol.answer_capacity(*shape, deployment.num_replicas)
         answer, self._answer = _shared_memory(capacity)
-        self.descriptors = (their_go, their_done, window, answer)
+        self._theirs = [their_go, their_done, window, answer]
         self._poll = select.poll()
         self._poll.register(self._done, select.POLLIN)
         self._answered = 0
@@ -92,29 +93,30 @@ class Candidate:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self.release_descriptors()
+        self._release()
         os.close(self._go)
         os.close(self._done)
         self._window.close()
 
-    def release_descriptors(self) -> None:
+    def _release(self) -> None:
         """Close our copies of the child's ends, so that its end shows as the end of the pipes."""
-        for descriptor in self.descriptors:
-            os.close(descriptor)
-        self.descriptors = ()
+        while self._theirs:
+            os.close(self._theirs.pop())
 
-    def request(self, confinement: dict) -> dict:
-        """What the zygote needs to know to fork this child."""
-        return {
+    def load(self, control: socket.socket, confinement: dict) -> list[str]:
+        """Have the zygote fork the process, which loads the program; name its safeguards.
+
+        confinement: what `eplb.sandbox.inside.confine.confine` needs to know
+        """
+        request = {
             "source": self._source,
             "shape": list(self._shape),
             "deployment": astuple(self._deployment),
             "widest": protocol.widest(self._shape[-1], self._deployment.num_replicas),
             "confine": confinement,
         }
-
-    def load(self) -> list[str]:
-        """Wait until the program is loaded; return the kernel's safeguards around it."""
+        protocol.send(control, request, self._theirs)
+        self._release()
         self._expect(protocol.CONFINED, "before it was loaded")
         safeguards = b""
         while not safeguards.endswith(b"\n"):

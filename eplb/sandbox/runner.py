@@ -141,10 +141,7 @@ class Sandbox:
         try:
             deadline = time.monotonic() + self.timeout
             with Candidate(source, windows.shape[1:], deployment, deadline) as child:
-                request = child.request(self._confinement(cpu))
-                protocol.send(self._control, request, child.descriptors)
-                child.release_descriptors()
-                kernel = child.load()
+                kernel = child.load(self._control, self._confinement(cpu))
                 parts = ["bubblewrap"] * self._bubblewrap + kernel
                 self.isolation = ", ".join(parts) or "process limits only"
                 timed = []

@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import numpy as np
 
+from eplb import loads
 from eplb.placement import Deployment, ExpertPlacement
 
 RULES = ("even", "nearest", "by_rank", "lp")
@@ -33,6 +34,8 @@ def slot_loads(
     load: np.ndarray, placement: ExpertPlacement, deployment: Deployment, rule: str = "even"
 ) -> np.ndarray:
     """[..., layers, slots] float64: tokens per slot, from ``load`` [..., layers, experts]."""
+    if rule == "even":
+        return loads.slot_loads(load, placement)
     if rule == "lp":
         # Imports a part of scipy, which no other rule needs.
         from eplb.minmax import lp_shares
@@ -42,10 +45,6 @@ def slot_loads(
         share = _SHARES[rule](placement, deployment)
     slots = np.broadcast_to(placement.phy2log, (*load.shape[:-1], placement.phy2log.shape[-1]))
     return np.take_along_axis(load, slots, axis=-1) * share
-
-
-def _even(placement: ExpertPlacement, deployment: Deployment) -> np.ndarray:
-    return 1.0 / np.take_along_axis(placement.logcnt, placement.phy2log, axis=1)
 
 
 def _nearest(placement: ExpertPlacement, deployment: Deployment) -> np.ndarray:
@@ -82,4 +81,4 @@ def _by_rank(placement: ExpertPlacement, deployment: Deployment) -> np.ndarray:
     return ranks / deployment.num_gpus
 
 
-_SHARES = {"even": _even, "nearest": _nearest, "by_rank": _by_rank}
+_SHARES = {"nearest": _nearest, "by_rank": _by_rank}

@@ -20,6 +20,7 @@ from dataclasses import dataclass, fields, replace
 
 import numpy as np
 
+from eplb import loads
 from eplb.loads import experts_in_order, fetched_experts
 from eplb.placement import Deployment, ExpertPlacement
 from eplb.throughput.dispatch import slot_loads
@@ -123,14 +124,13 @@ def _undisturbed(steps: _Steps, window: np.ndarray, by_slot: np.ndarray) -> Wort
     perfect = steps.balanced(experts / steps.gpus, window, window)
     evened = steps.balanced(by_slot.shape[1] // steps.gpus, window, by_slot)
     plain = experts_in_order(layers, experts, -(-experts // steps.gpus) * steps.gpus)
-    unplaced = np.take_along_axis(window / plain.logcnt, plain.phy2log, axis=1)
     return Worth(
         perfect=perfect,
         spare_slots=evened - perfect,
         imbalance=float(steps.hottest(window, by_slot).sum()) - evened,
         moving=0.0,
         planning=0.0,
-        without=float(steps.hottest(window, unplaced).sum()),
+        without=float(steps.hottest(window, loads.slot_loads(window, plain)).sum()),
         tokens=float(steps.profile.steps_per_window * steps.tokens),
     )
 

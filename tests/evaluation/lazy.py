@@ -131,7 +131,7 @@ def main() -> int:
                 continue
             placed = PlacementScores(run.placements, history, deployment)
             figures = Figures.of(placed, run.seconds, run.seed_seconds)
-            cells = [figures.balancedness_score, *combined_scores(figures).values()]
+            cells = [figures.balance, *combined_scores(figures).values()]
             if ", " not in name:  # of lazy ones the balance alone says enough
                 [fresh] = score_fresh([path], traces, sandbox, Rules())
                 cells.append(mean_score(fresh))

@@ -104,8 +104,7 @@ def test_nodes_are_blamed_where_one_group_is_hot():
     history = steady_history(4)
     hot = history.windows.copy()
     hot[:, :, :6] *= 50
-    records = hot[:, None]
-    history = type(history)(records, hot)
+    history = type(history)(hot[:, None])
     parts = attribute(seed_scores(history))
     assert parts.node_local
     assert parts.losses["nodes"] > 0.2
@@ -126,7 +125,7 @@ def test_windows_without_tokens_are_left_out():
     history = random_history(6)
     windows = history.windows.copy()
     windows[1] = 0
-    quiet = type(history)(windows[:, None], windows)
+    quiet = type(history)(windows[:, None])
     parts = attribute(reference_scores(quiet))
     assert all(0 < value <= 1 for name, value in vars(parts).items() if name != "node_local")
     assert sum(parts.losses.values()) == pytest.approx(1 - parts.balancedness_score)

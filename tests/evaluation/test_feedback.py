@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 
 from eplb import reference
-from eplb.evaluation.feedback import printable, refusal_feedback, worst_layers
+from eplb.common import printable
+from eplb.evaluation.feedback import refusal_feedback, worst_layers
 from eplb.evaluation.results import metrics_of
 from eplb.trace import History
 from tests.evaluation.measured import (
@@ -45,9 +46,9 @@ def test_what_is_worth_what_is_counted_by_the_chosen_scoring():
     """Four milliseconds of the seed's 200: half of the speed's score. A balancedness b."""
     scores = reference_scores(steady_history(1))
     figures = figures_of(scores, 0.004)
-    missing = 1 - figures.balancedness_score
+    missing = 1 - figures.balance
     # What b gains, removed gains in proportion, and half of that the speed's score.
-    slope = (1 + 0.5 / (1 - figures.balancedness_in_order)) / 2
+    slope = (1 + 0.5 / (1 - figures.means["balancedness_in_order"])) / 2
     for scoring, faster, hundredth, perfect in (
         ("eplb", figures.removed / 4, 0.01 * slope, missing * slope),
         ("adrs", 2.5, 0.9, 90 * missing),
@@ -83,7 +84,7 @@ def test_the_worst_layers_are_those_that_lose_most_time():
     history = random_history(3, layers=3)
     records = history.records.copy()
     records[:, :, 2] = 10 * records[:, :, 1]
-    history = History(records, records.sum(axis=1))
+    history = History(records)
     scores = reference_scores(history)
     worst = worst_layers(scores)
     assert worst[0][0] == 2
@@ -95,7 +96,7 @@ def test_the_worst_layers_are_those_that_lose_most_time():
 
 def test_perfect_balance_has_no_worst_layer():
     history = steady_history(4)
-    flat = History(np.ones_like(history.records), np.ones_like(history.windows))
+    flat = History(np.ones_like(history.records[:, :1]))
     phy2logs = [np.tile(np.arange(24), (4, 1))] * 4
     deployment = replace(DEPLOYMENT, num_replicas=24)
     text = told(scores_of(phy2logs, flat, deployment))

@@ -47,7 +47,7 @@ def test_seeds_have_128_bits_and_presets_take_turns():
 
 
 def test_a_seed_makes_the_same_scores_again(sandbox, small, monkeypatch):
-    slots = Scoring(lambda f: f.balancedness_expert, "")
+    slots = Scoring(lambda f: f.means["balancedness_expert"], "")
     monkeypatch.setitem(SCORINGS, "slots", slots)
     traces = draw(2)
     shares = []

@@ -73,7 +73,7 @@ def test_windows_without_tokens_have_no_figure_and_count_in_no_mean():
     history = random_history(2)
     windows = history.windows.copy()
     windows[2] = 0
-    scores = reference_scores(type(history)(windows[:, None], windows))
+    scores = reference_scores(type(history)(windows[:, None]))
     metrics = metrics_of(evaluation_of(scores))
     by_window = metrics["private"]["by_window"]["balancedness_score"]
     assert [value is None for value in by_window] == [False, True, False, False]

@@ -94,7 +94,8 @@ THROUGHPUT = {"prefill": WORTH, "decode": WORTH}
 
 
 def figures(score=0.8, in_order=0.4, slots=0.3, ms=4.0, seed_ms=400.0):
-    return Figures(score, in_order, slots, ms, seed_ms, THROUGHPUT, by_window=None)
+    names = ("balancedness_score", "balancedness_in_order", "balancedness_expert")
+    return Figures(dict(zip(names, (score, in_order, slots))), ms, seed_ms, THROUGHPUT)
 
 
 def test_removed_is_the_share_of_the_imbalance_of_experts_in_order():

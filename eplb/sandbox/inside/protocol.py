@@ -11,6 +11,7 @@ from __future__ import annotations
 import json
 import math
 import socket
+from collections.abc import Sequence
 
 import numpy as np
 
@@ -25,7 +26,7 @@ MAX_DIMENSIONS = 3
 HEADER = np.dtype((np.int64, (len(MAPS), 1 + MAX_DIMENSIONS)))
 
 
-def send(control: socket.socket, message: dict, descriptors: tuple[int, ...] = ()) -> None:
+def send(control: socket.socket, message: dict, descriptors: Sequence[int] = ()) -> None:
     """Send ``message`` and copies of ``descriptors``."""
     payload = json.dumps(message).encode()
     length = len(payload).to_bytes(8, "big")
