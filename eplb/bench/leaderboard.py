@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import argparse
 import textwrap
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from itertools import product
 from pathlib import Path
 
@@ -61,6 +61,7 @@ SUMMARIES = list(COLUMNS)[:8]
 Found = dict[str, float] | Refused
 # By the number of spare slots, or by scenario, and then by program.
 Columns = dict[str, dict[str, Found]]
+Cell = Callable[[str, str], str]
 
 
 def lower_bounds(load: np.ndarray, deployment: Deployment) -> np.ndarray:
@@ -130,34 +131,43 @@ def score(sandbox: Sandbox, scenario: Scenario, args: argparse.Namespace) -> Col
     return columns
 
 
-def cell(found: Found, figure: str) -> str:
+def shown(found: Found, figure: str) -> str:
     return "refused" if isinstance(found, Refused) else format(found[figure], COLUMNS[figure])
 
 
+def table(title: str, programs: Iterable[str], columns: Iterable[str], cell: Cell) -> str:
+    """In Markdown, what ``cell`` says of each program and column."""
+    lines = [[program, *(cell(program, column) for column in columns)] for program in programs]
+    return command.markdown([["program", *columns], *lines], title)
+
+
 def by_column(title: str, columns: Columns, figure: str) -> str:
-    """One figure in Markdown: a row a program and a column each of ``columns``."""
-    lines = [["program", *columns]]
-    for program in next(iter(columns.values())):
-        lines.append([program, *(cell(rows[program], figure) for rows in columns.values())])
-    return command.markdown(lines, title)
+    """One figure of all programs in ``columns``."""
+    programs = next(iter(columns.values()))
+    return table(
+        title, programs, columns, lambda name, column: shown(columns[column][name], figure)
+    )
 
 
 def tables(scenario: str, columns: Columns) -> str:
     """One scenario in Markdown: all figures, or over spare slots each that has its own table."""
-    if "" in columns:
-        lines = [["program", *COLUMNS]]
-        for program, found in columns[""].items():
-            lines.append([program, *(cell(found, figure) for figure in COLUMNS)])
-        shown = [command.markdown(lines, scenario)]
-    else:
-        shown = [by_column(f"{scenario}: {figure}", columns, figure) for figure in SUMMARIES]
     refused = [
         f"- {program} {name}: refused: {textwrap.shorten(str(found), 160)}\n".replace(" :", ":")
         for name, rows in columns.items()
         for program, found in rows.items()
         if isinstance(found, Refused)
     ]
-    return "\n".join(shown) + "".join(["\n", *refused] if refused else [])
+    if "" in columns:
+        rows = columns[""]
+        parts = [table(scenario, rows, COLUMNS, lambda name, figure: shown(rows[name], figure))]
+    else:
+        parts = [by_column(f"{scenario}: {figure}", columns, figure) for figure in SUMMARIES]
+    return "\n".join([*parts, *(["".join(refused)] if refused else [])])
+
+
+def others(names: Iterable[str]) -> set[str]:
+    """Those of ``names`` that are no files of this project's programs."""
+    return set(names) - {path.name for path in (*command.shipped_programs(), Path(SEED))}
 
 
 def lead(rows: dict[str, Found], program: str, figure: str) -> float:
@@ -169,43 +179,40 @@ def lead(rows: dict[str, Found], program: str, figure: str) -> float:
     if isinstance(mine, Refused):
         return np.inf
     sign = -1 if figure in GAPS else 1
+    published = (rows[name] for name in others(rows))
     rivals = [
         sign * found[figure]
-        for name, found in rows.items()
-        if name in others(rows) and not isinstance(found, Refused)
+        for found in published
+        if not isinstance(found, Refused)
         if found[NODE_LOCAL] == 1 or mine[NODE_LOCAL] < 1
     ]
     return sign * mine[figure] - max(rivals, default=-np.inf)
 
 
-def others(names: Iterable[str]) -> set[str]:
-    """Those of ``names`` that are no files of this project's programs."""
-    return set(names) - {path.name for path in (*command.shipped_programs(), Path(SEED))}
-
-
 def leads(results: dict[str, Columns], figure: str) -> str:
     """In Markdown, the leads of this project's programs: the least over spare slots, and where."""
-    lines = [["program", *results]]
+
+    def least(program: str, scenario: str) -> str:
+        columns = results[scenario]
+        value, where = min((lead(rows, program, figure), name) for name, rows in columns.items())
+        return f"{value:+.4f} ({where})".removesuffix(" ()") if value < np.inf else ""
+
     rows = next(iter(next(iter(results.values())).values()))
-    for program in (name for name in rows if name not in {*others(rows), SEED}):
-        line = [program]
-        for columns in results.values():
-            least, where = min((lead(rows, program, figure), n) for n, rows in columns.items())
-            known = f"{least:+.4f} ({where})".removesuffix(" ()")
-            line.append(known if least < np.inf else "")
-        lines.append(line)
-    return command.markdown(lines, f"{figure.capitalize()}, ahead of the best published program")
+    ours = [name for name in rows if name not in {*others(rows), SEED}]
+    return table(
+        f"{figure.capitalize()}, ahead of the best published program", ours, results, least
+    )
 
 
 def summaries(results: dict[str, Columns]) -> str:
     """In Markdown, what the tables of all scenarios come to."""
-    shown = []
+    parts = []
     if any(others(rows) for columns in results.values() for rows in columns.values()):
-        shown += [leads(results, figure) for figure in SUMMARIES]
+        parts += [leads(results, figure) for figure in SUMMARIES]
     columns = {scenario: columns[""] for scenario, columns in results.items() if "" in columns}
     if columns:
-        shown += [by_column(figure.capitalize(), columns, figure) for figure in SUMMARIES]
-    return "\n".join(shown)
+        parts += [by_column(figure.capitalize(), columns, figure) for figure in SUMMARIES]
+    return "\n".join(parts)
 
 
 def page(heading: str, results: dict[str, Columns]) -> str:

@@ -65,8 +65,9 @@ def draw(
         axis.xaxis.set_major_formatter("{x:g}")
         axis.margins(0.08)
         axis.grid(color="#e6e6e6", linewidth=0.6)
+        if place > len(panels) - columns:
+            axis.set_xlabel(axes[0])
     figure.suptitle(title)
-    figure.supxlabel(axes[0])
     figure.supylabel(axes[1])
     order = [name for name in (*names, guide) if name in handles]
     marks, ncols = [handles[name] for name in order], 1 + 2 * min(2, columns)
