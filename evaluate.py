@@ -54,8 +54,7 @@ def score(args: argparse.Namespace) -> int:
     settings = Settings(
         args.program_path,
         args.trace or common.project_file("expert-load.json"),
-        {name: getattr(args, name) for name in SIZES},
-        rebalance_interval=args.rebalance_interval,
+        {name: getattr(args, name) for name in (*SIZES, "rebalance_interval")},
         repeats=args.repeats,
         timeout=args.timeout,
         seed_history=args.plots,

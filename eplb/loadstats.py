@@ -13,7 +13,6 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -25,22 +24,11 @@ from eplb.placement import Deployment
 
 RECORD_TYPE = "eplb_load_stats"
 SUFFIX = ".jsonl"
+# Of the deployment, and what a trace calls them.
+_SIZES = {"num_ranks": "num_gpus", "num_groups": "num_groups", "num_nodes": "num_nodes"}
 _TYPED = re.compile(rb'"record_type"\s*:')
 _HEAD_BYTES = 1 << 16
 _BYTE_ORDER_MARK = b"\xef\xbb\xbf"
-
-
-@dataclass(frozen=True)
-class Recording:
-    """The windows of one model.
-
-    loads: [windows, layers, experts] int64, tokens routed to each expert
-    sizes: of the deployment in the last window, as far as it tells: num_ranks, num_slots,
-        num_groups, num_nodes
-    """
-
-    loads: np.ndarray
-    sizes: dict[str, int | None]
 
 
 def line_of(load: np.ndarray, step: int, deployment: Deployment) -> str:
@@ -66,30 +54,26 @@ def recognises(path: Path) -> bool:
     return bool(_recordings(path))
 
 
-def read(path: Path) -> Recording:
-    """Read a file or folder of load statistics; raise `UserError` with file, line and layer.
+def items_of(path: Path) -> Iterator[tuple[str, Any]]:
+    """Yield (key, value) of the trace that a file or folder of load statistics makes.
 
-    A folder stands for its model with the most layers, which a draft model has few of.
+    The value of "load_history" is a window [layers, experts] int64 after the words for its line;
+    the others, at the end, are the deployment's of the last window, as far as it tells.
+
+    A folder stands for its model with the most layers, which a draft model has few of. Raises
+    `UserError` with file, line and layer.
     """
     recordings = _recordings(path)
     if len(recordings) > 1:
         recordings.sort(key=lambda file: -len(_window(*next(_windows(file)))))
-    file = recordings[0]
-    windows: list[np.ndarray] = []
-    for where, record in _windows(file):
-        window = _window(where, record)
-        if windows and window.shape != windows[0].shape:
-            raise UserError(
-                f"{where} has {window.shape[0]} layers x {window.shape[1]} experts, the first "
-                f"window {windows[0].shape[0]} x {windows[0].shape[1]}; keep one model a file"
-            )
-        windows.append(window)
-    sizes = {name: record.get(name) for name in ("num_ranks", "num_groups", "num_nodes")}
-    wrong = [f"{name} {n!r}" for name, n in sizes.items() if n is not None and type(n) is not int]
-    if wrong:
-        raise UserError(f"{where}: {wrong[0]} is not a whole number")
-    slots = record.get("num_slots", len(record["p2l_map"][0]))
-    return Recording(np.stack(windows), sizes | {"num_slots": slots})
+    for where, record in _windows(recordings[0]):
+        yield "load_history", (where, _window(where, record))
+    for name, field in _SIZES.items():
+        size = record.get(name)
+        if size is not None and type(size) is not int:
+            raise UserError(f"{where}: {name} {size!r} is not a whole number")
+        yield field, size
+    yield "num_replicas", record.get("num_slots", len(record["p2l_map"][0]))
 
 
 def _lines(file: Path) -> Iterator[tuple[str, dict[str, Any]]]:

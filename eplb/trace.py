@@ -14,9 +14,10 @@ import gzip
 import json
 import os
 import zlib
-from collections.abc import Iterator
-from dataclasses import asdict, dataclass, fields
+from collections.abc import Iterable, Iterator
+from dataclasses import asdict, dataclass, fields, replace
 from functools import cached_property
+from itertools import chain, count
 from pathlib import Path
 from typing import Any
 
@@ -58,18 +59,20 @@ class Trace:
     loads: np.ndarray
     header: TraceHeader = TraceHeader()
 
-    def deployment(self, **chosen: int | None) -> Deployment:
-        """The deployment to place on: the sizes ``chosen``, else the header's, else the defaults.
+    def stating(self, **given: int | None) -> Trace:
+        """The same loads under a header that says what is ``given``, but for what is None."""
+        known = {name: value for name, value in given.items() if value is not None}
+        return replace(self, header=replace(self.header, **known))
+
+    def deployment(self) -> Deployment:
+        """The deployment to place on: the header's sizes, else the defaults.
 
         Raises `UserError` for sizes that do not fit the experts, or that nobody has named: the
         defaults would score a recording made elsewhere on the wrong GPUs. The message does not
         name the file, which a trace does not know.
         """
         experts = self.loads.shape[2]
-        sizes = {
-            field.name: chosen.get(field.name) or getattr(self.header, field.name)
-            for field in fields(Deployment)
-        }
+        sizes = {field.name: getattr(self.header, field.name) for field in fields(Deployment)}
         unknown = [name for name in ("num_replicas", "num_gpus") if sizes[name] is None]
         if unknown and experts != DEFAULT_EXPERTS:
             raise UserError(
@@ -81,15 +84,14 @@ class Trace:
         deployment.check(experts)
         return deployment
 
-    def interval(self, rebalance_interval: int | None = None) -> int:
-        """Records per window: the argument, else the header's, else 100 as in the public file.
+    def interval(self) -> int:
+        """Records per window: the header's, else 100 as in the public file.
 
         Raises `UserError` where that leaves fewer than two windows, one to learn from and one to
         be judged on. The message does not name the file, which a trace does not know.
         """
-        records = len(self.loads)
-        own = self.header.rebalance_interval or PUBLIC_INTERVAL
-        interval = own if rebalance_interval is None else rebalance_interval
+        records, interval = len(self.loads), self.header.rebalance_interval
+        interval = PUBLIC_INTERVAL if interval is None else interval
         if interval < 1:
             raise UserError(f"rebalance_interval is {interval}; it must be at least 1")
         if records < 2:
@@ -104,20 +106,20 @@ class Trace:
             )
         return interval
 
-    def records(self, rebalance_interval: int | None = None) -> np.ndarray:
+    def records(self) -> np.ndarray:
         """[windows, records per window, layers, experts] int64: the records of whole windows.
 
         Those left over after the last are dropped. A shorter window would be noisier than the
         others and yet weigh as much as they do in a mean over windows, so that the score would
         depend on where the recording happened to stop.
         """
-        interval = self.interval(rebalance_interval)
+        interval = self.interval()
         whole = len(self.loads) // interval * interval
         return self.loads[:whole].reshape(-1, interval, *self.loads.shape[1:])
 
-    def windows(self, rebalance_interval: int | None = None) -> np.ndarray:
+    def windows(self) -> np.ndarray:
         """[windows, layers, experts] int64: the sums over the records of each window."""
-        return self.records(rebalance_interval).sum(axis=1, dtype=np.int64)
+        return self.records().sum(axis=1, dtype=np.int64)
 
 
 @dataclass(frozen=True)
@@ -130,13 +132,13 @@ class History:
     records: np.ndarray
 
     @classmethod
-    def of(cls, trace: Trace, rebalance_interval: int | None = None) -> History:
+    def of(cls, trace: Trace) -> History:
         """``trace`` in windows, as `Trace.records` cuts them.
 
         Raises `UserError` where nothing can be learned or judged. Single windows and layers may be
         without tokens: they have no balancedness, and averages leave them out.
         """
-        history = cls(trace.records(rebalance_interval))
+        history = cls(trace.records())
         for part, verb in ((history.seen, "shown"), (history.windows[1:], "judged on")):
             if not part.any():
                 raise UserError(
@@ -163,13 +165,14 @@ def read_trace(path: str | os.PathLike) -> Trace:
     path = Path(path)
     try:
         if loadstats.recognises(path):
-            return _recorded(path)
+            told = [("source", "load statistics"), ("rebalance_interval", 1)]
+            return _read(f"trace {path}", chain(told, loadstats.items_of(path)))
         if path.is_dir():
             raise UserError(f"trace {path} is a directory; name the expert-load.json in it")
         with path.open("rb") as file:
             packed = file.peek(2).startswith(b"\x1f\x8b")
             items = items_of(gzip.open(file) if packed else file, "load_history")
-            return _read(f"trace {path}", reading(items, file))
+            return _read(f"trace {path}", _tables(reading(items, file), path))
     except (BadJson, EOFError, gzip.BadGzipFile, zlib.error) as error:
         what = str(error) if isinstance(error, BadJson) else f"is cut off or damaged ({error})"
         raise UserError(f"trace {path} {what}; record or download it again") from error
@@ -183,31 +186,33 @@ def read_trace(path: str | os.PathLike) -> Trace:
         raise UserError(f"cannot read trace {path}: {reason}") from error
 
 
-def _recorded(path: Path) -> Trace:
-    """The windows of an engine's load statistics, for the deployment that they tell."""
-    recording = loadstats.read(path)
-    header = {"source": "load statistics", "rebalance_interval": 1} | recording.sizes
-    header["num_gpus"], header["num_replicas"] = header["num_ranks"], header["num_slots"]
-    return Trace(recording.loads, _checked_header(f"trace {path}", header))
+def _tables(items: Iterable[tuple[str, Any]], path: Path) -> Iterator[tuple[str, Any]]:
+    """The items of a trace file, each record as its loads after the words for its place."""
+    number = count()
+    for key, value in items:
+        if key == "load_history":
+            rows = value.get("logical_expert_load") if isinstance(value, dict) else None
+            place = f"record {next(number)}"
+            table = table_of(rows, f"trace {path}: logical_expert_load of {place}", "expert")
+            value = f"trace {path}: {place}", table
+        yield key, value
 
 
-def _read(where: str, items: Iterator[tuple[str, Any]]) -> Trace:
+def _read(where: str, items: Iterable[tuple[str, Any]]) -> Trace:
     header: dict[str, Any] = {}
     records: list[np.ndarray] = []
     for key, value in items:
         if key != "load_history":
             header[key] = value
             continue
-        rows = value.get("logical_expert_load") if isinstance(value, dict) else None
-        load = table_of(rows, f"{where}: logical_expert_load of record {len(records)}", "expert")
+        place, load = value
         # Four bytes a number where they suffice.
-        load = load.astype(np.int32) if load.max() <= np.iinfo(np.int32).max else load
-        records.append(load)
+        records.append(load.astype(np.int32) if load.max() <= np.iinfo(np.int32).max else load)
         if load.shape != records[0].shape:
             (layers, experts), first = load.shape, records[0].shape
             raise UserError(
-                f"{where}: record {len(records) - 1} has {layers} layers x {experts} experts, "
-                f"record 0 has {first[0]} x {first[1]}; every record must have the same shape"
+                f"{place} has {layers} layers x {experts} experts, the first one "
+                f"{first[0]} x {first[1]}; keep one model a file"
             )
     if not records:
         raise UserError(f"{where}: load_history has no records; record a longer history")

@@ -202,13 +202,13 @@ def test_failed_write_keeps_the_old_file(tmp_path):
 @settings(deadline=None, max_examples=60)
 @given(loads=any_loads, interval=st.integers(1, 7))
 def test_windows_are_sums_and_the_rest_is_dropped(loads, interval):
-    trace = Trace(loads)
+    trace = Trace(loads).stating(rebalance_interval=interval)
     records, layers, experts = loads.shape
     if records < 2 * interval:
         with pytest.raises(UserError, match="record"):
-            trace.windows(interval)
+            trace.windows()
         return
-    windows = trace.windows(interval)
+    windows = trace.windows()
     assert windows.dtype == np.int64
     assert windows.shape == (records // interval, layers, experts)
     for window in range(len(windows)):
@@ -223,39 +223,48 @@ def test_deployment_comes_from_the_argument_the_header_or_the_default():
     assert Trace(loads).deployment() == Deployment(288, 8, 4, 32)
     header = TraceHeader(num_replicas=320, num_groups=4, num_nodes=1, num_gpus=8)
     assert Trace(loads, header).deployment() == Deployment(320, 4, 1, 8)
-    assert Trace(loads, header).deployment(num_gpus=16, num_nodes=None) == Deployment(320, 4, 1, 16)
+    assert Trace(loads, header).stating(num_gpus=16, num_nodes=None).deployment() == Deployment(
+        320, 4, 1, 16
+    )
     with pytest.raises(UserError, match="num_replicas 320 is not a multiple of num_gpus 7"):
-        Trace(loads, header).deployment(num_gpus=7)
+        Trace(loads, header).stating(num_gpus=7).deployment()
 
 
 def test_the_default_deployment_is_for_models_of_its_size_only():
     trace = Trace(np.ones((2, 1, 16), dtype=np.int64))
     with pytest.raises(UserError, match="it has 16 experts.*--num_replicas and --num_gpus"):
         trace.deployment()
-    assert trace.deployment(num_replicas=20, num_gpus=4) == Deployment(20, 8, 4, 4)
+    assert trace.stating(num_replicas=20, num_gpus=4).deployment() == Deployment(20, 8, 4, 4)
 
 
 def test_interval_comes_from_the_argument_the_header_or_the_public_file():
     loads = np.ones((250, 1, 2), dtype=np.int64)
     assert Trace(loads).interval() == 100
     assert Trace(loads, TraceHeader(rebalance_interval=10)).interval() == 10
-    assert Trace(loads, TraceHeader(rebalance_interval=10)).interval(25) == 25
+    assert (
+        Trace(loads, TraceHeader(rebalance_interval=10)).stating(rebalance_interval=25).interval()
+        == 25
+    )
     assert Trace(loads).windows().shape == (2, 1, 2)
     assert Trace(loads).windows().sum() == 400
+
+
+def ones(records: int) -> Trace:
+    return Trace(np.ones((records, 1, 1), dtype=np.int64))
 
 
 @pytest.mark.parametrize("interval", [0, -1])
 def test_interval_must_be_positive(interval):
     with pytest.raises(UserError, match=f"rebalance_interval is {interval}"):
-        Trace(np.ones((4, 1, 1), dtype=np.int64)).windows(interval)
+        ones(4).stating(rebalance_interval=interval).windows()
 
 
 def test_too_few_windows_names_the_interval_that_works():
     with pytest.raises(UserError, match="largest value that works is 9"):
-        Trace(np.ones((19, 1, 1), dtype=np.int64)).windows(10)
-    assert len(Trace(np.ones((19, 1, 1), dtype=np.int64)).windows(9)) == 2
+        ones(19).stating(rebalance_interval=10).windows()
+    assert len(ones(19).stating(rebalance_interval=9).windows()) == 2
     with pytest.raises(UserError, match="no two windows"):
-        Trace(np.ones((1, 1, 1), dtype=np.int64)).windows(1)
+        ones(1).stating(rebalance_interval=1).windows()
 
 
 # Not getrusage: its maximum starts at the memory of the process that started this one.

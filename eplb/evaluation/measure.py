@@ -155,8 +155,7 @@ class Rules:
 class Settings:
     """What to evaluate and how.
 
-    sizes: of the deployment, by name; those of the trace where they are missing or None
-    rebalance_interval: records per window; None for the trace's own
+    header: sizes of the deployment and the like, which go before those of the trace
     repeats: runs of the program, each in a fresh process
     timeout: seconds that one run may take
     seed_history: score the seed on the whole history too, to compare with
@@ -165,8 +164,7 @@ class Settings:
 
     program: Path
     trace: Path
-    sizes: Mapping[str, int | None] = field(default_factory=dict)
-    rebalance_interval: int | None = None
+    header: Mapping[str, int | None] = field(default_factory=dict)
     repeats: int = 3
     timeout: float = DEFAULT_TIMEOUT
     seed_history: bool = False
@@ -214,7 +212,7 @@ def evaluate(settings: Settings, progress: Callable[[float], None]) -> Evaluatio
     options = {"repeats": settings.repeats, "require_locality": rules.require_locality}
     with Sandbox(settings.timeout, (settings.trace, *settings.hidden)) as sandbox:
         # The sandbox imports torch in the meantime.
-        trace = read_trace(settings.trace)
+        trace = read_trace(settings.trace).stating(**settings.header)
         deployment, history = _task(settings, trace)
         setting = (history, deployment, rules.serving(trace))
         found = {}
@@ -233,8 +231,7 @@ def evaluate(settings: Settings, progress: Callable[[float], None]) -> Evaluatio
 def _task(settings: Settings, trace: Trace) -> tuple[Deployment, History]:
     """Settle what the experts are placed on, and cut the trace into windows."""
     try:
-        deployment = trace.deployment(**settings.sizes)
-        history = History.of(trace, settings.rebalance_interval)
+        deployment, history = trace.deployment(), History.of(trace)
     except UserError as error:
         raise UserError(f"trace {settings.trace}: {error}") from error
     if settings.rules.require_locality and not deployment.can_be_node_local:

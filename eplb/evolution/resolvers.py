@@ -59,10 +59,11 @@ def _sizes(arguments: DictConfig) -> DictConfig:
     """The numbers of the task, by the evaluation's arguments: deployment and shape of the trace."""
     path = arguments.get("trace") or str(project_file("expert-load.json"))
     read = _read(path)
-    named = ("num_replicas", "num_groups", "num_nodes", "num_gpus")
+    named = ("num_replicas", "num_groups", "num_nodes", "num_gpus", "rebalance_interval")
+    read = read.stating(**{name: arguments.get(name) for name in named})
     try:
-        deployment = read.deployment(**{name: arguments.get(name) for name in named})
-        read.interval(arguments.get("rebalance_interval"))
+        deployment = read.deployment()
+        read.interval()
     except UserError as error:
         raise UserError(f"trace {path}: {error}") from error
     _, layers, experts = read.loads.shape

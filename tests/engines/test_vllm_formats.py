@@ -160,7 +160,7 @@ def test_a_record_with_its_type_behind_many_loads_is_recognised(tmp_path):
         ({"expert_load": [[1, -2]]}, "line 2: expert_load, layer 0, slot 1 is -2"),
         ({"expert_load": [[1, None]]}, "line 2: expert_load, layer 0, slot 1 is null"),
         ({"expert_load": [[1, 2, 3]]}, r"line 2: expert_load has shape \[1, 3\], p2l_map \[1, 2\]"),
-        ({"p2l_map": [[0, 0]]}, "line 2 has 1 layers x 1 experts, the first window 1 x 2"),
+        ({"p2l_map": [[0, 0]]}, "line 2 has 1 layers x 1 experts, the first one 1 x 2"),
         ({"num_ranks": "two"}, "line 2: num_ranks 'two' is not a whole number"),
     ],
 )

@@ -27,12 +27,12 @@ def test_windows_are_kept_in_order_without_profiling_and_repeats(tmp_path):
     zeros, ones = np.zeros((3, 8), int), np.ones((3, 8), int)
     for load in (zeros, ones, windows[0], windows[0], windows[1], zeros, windows[2]):
         recorder.add(load, SIZES)
-    recording = loadstats.read(tmp_path)
+    recording = read_trace(tmp_path)
     assert np.array_equal(recording.loads, windows)
-    assert Deployment(12, 4, 1, 4) == read_trace(tmp_path).deployment()
+    assert Deployment(12, 4, 1, 4) == recording.deployment()
     # A restarted server goes on in the same file.
     Recorder(tmp_path).add(windows[0], SIZES)
-    assert np.array_equal(loadstats.read(tmp_path).loads, [*windows, windows[0]])
+    assert np.array_equal(read_trace(tmp_path).loads, [*windows, windows[0]])
 
 
 @pytest.mark.parametrize("group", ["ep", "pp"])
@@ -67,7 +67,7 @@ def test_the_file_stays_within_its_bound_and_keeps_the_newest_lines(tmp_path):
     for count, load in enumerate(windows, 1):
         recorder.add(load, SIZES)
         assert path.stat().st_size <= 10 * line
-        loads = loadstats.read(path).loads
+        loads = read_trace(path).loads
         assert np.array_equal(loads, windows[count - len(loads) : count])
         assert len(loads) >= min(count, 5)
 
@@ -76,7 +76,7 @@ def test_a_line_that_a_crash_has_cut_goes_before_the_next(tmp_path):
     path = tmp_path / "load.jsonl"
     whole = [loadstats.line_of(random_loads(seed, 2, 4), seed, SIZES) for seed in range(2)]
     path.write_text(whole[0] + whole[1][:20])
-    assert np.array_equal(loadstats.read(path).loads, [random_loads(0, 2, 4)])
+    assert np.array_equal(read_trace(path).loads, [random_loads(0, 2, 4)])
     append(path, whole[1].encode(), 1 << 20)
     assert path.read_text() == "".join(whole)
 

@@ -93,17 +93,17 @@ def test_the_deployment_is_the_traces_where_nothing_else_is_asked_for(run, sandb
     )
     write_trace(trace, Trace(loads, header))
     sandbox.answer = sandbox.seed = staticmethod(lambda windows, repeat: good(windows, repeat, 20))
-    result = run(sizes={})
+    result = run(header={})
     assert result.deployment == result.scores.deployment == Deployment(20, 4, 1, 4)
     sandbox.answer = sandbox.seed = staticmethod(good)
-    assert run(sizes={"num_replicas": 16}).deployment == Deployment(16, 4, 1, 4)
+    assert run(header={"num_replicas": 16}).deployment == Deployment(16, 4, 1, 4)
 
 
 def test_a_deployment_that_nobody_names_is_asked_for(run, sandbox):
     with pytest.raises(UserError, match=r"12 experts.*give --num_replicas and --num_gpus"):
-        run(sizes={})
+        run(header={})
     with pytest.raises(UserError, match=r"12 experts.*give --num_gpus"):
-        run(sizes={"num_replicas": 16})
+        run(header={"num_replicas": 16})
 
 
 def test_the_seed_runs_before_each_repeat_and_no_run_sees_the_last_window(run, sandbox, trace):
@@ -130,7 +130,7 @@ def test_the_seed_answers_everything_for_a_comparison(run, sandbox):
 
 
 def test_the_interval_can_be_chosen(run, sandbox):
-    run(rebalance_interval=8)
+    run(header=vars(DEPLOYMENT) | {"rebalance_interval": 8})
     assert [len(windows) for _, windows in sandbox.runs] == [1] * 6
 
 
@@ -213,7 +213,7 @@ def in_order(windows, repeat):
 
 def test_locality_cannot_be_required_where_groups_do_not_divide(run, sandbox):
     with pytest.raises(UserError, match=r"num_groups 3 is not a multiple of num_nodes 2.* is 4"):
-        run(rules=Rules(require_locality=True), sizes={**vars(DEPLOYMENT), "num_groups": 3})
+        run(rules=Rules(require_locality=True), header={**vars(DEPLOYMENT), "num_groups": 3})
     assert sandbox.runs == []
 
 
@@ -233,11 +233,14 @@ def test_progress_goes_from_nothing_to_all(run, sandbox):
         ({"program": Path("/no/such.py")}, "there is no program /no/such.py"),
         ({"program": Path("/tmp")}, "/tmp is a folder"),
         ({"trace": Path("/no/trace.json")}, "/no/trace.json"),
-        ({"rebalance_interval": 9}, "trace .*trace.json: 17 records make 1 whole window"),
-        ({"sizes": {**vars(DEPLOYMENT), "num_replicas": 18}}, "num_replicas 18.* 16 or 20"),
-        ({"sizes": {**vars(DEPLOYMENT), "num_replicas": 8}}, "num_replicas 8 is fewer than"),
-        ({"sizes": {**vars(DEPLOYMENT), "num_groups": 5}}, "num_groups 5 does not divide"),
-        ({"sizes": {**vars(DEPLOYMENT), "num_nodes": 3}}, "num_gpus 4.* num_nodes 3"),
+        (
+            {"header": {**vars(DEPLOYMENT), "rebalance_interval": 9}},
+            "trace .*trace.json: 17 records make 1 whole window",
+        ),
+        ({"header": {**vars(DEPLOYMENT), "num_replicas": 18}}, "num_replicas 18.* 16 or 20"),
+        ({"header": {**vars(DEPLOYMENT), "num_replicas": 8}}, "num_replicas 8 is fewer than"),
+        ({"header": {**vars(DEPLOYMENT), "num_groups": 5}}, "num_groups 5 does not divide"),
+        ({"header": {**vars(DEPLOYMENT), "num_nodes": 3}}, "num_gpus 4.* num_nodes 3"),
     ],
 )
 def test_what_the_user_can_put_right(run, sandbox, changes, message):
