@@ -11,7 +11,7 @@ import codecs
 import json
 import re
 from array import array
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from itertools import chain
 from typing import Any, BinaryIO
 
@@ -137,10 +137,13 @@ class _Text:
         return bool(data)
 
 
-def table_of(rows: Any, where: str, unit: str, least: int = 0) -> np.ndarray:
+def table_of(
+    rows: Any, where: str, unit: str, least: int = 0, layers: Sequence[int] | None = None
+) -> np.ndarray:
     """[layers, units] int64: ``rows`` as JSON has them, a list of whole numbers for each layer.
 
     where: of the rows, for the words; unit: what a layer has one number for; least: the smallest
+    layers: the number of each row, from 0 on by default
 
     Raises `UserError` with layer and unit for the first value that is no number from ``least`` to
     `MOST_TOKENS`.
@@ -152,23 +155,24 @@ def table_of(rows: Any, where: str, unit: str, least: int = 0) -> np.ndarray:
     fits = table.ndim == 2 and table.size and least <= table.min() and table.max() <= MOST_TOKENS
     # JSON's true passes for the integer 1.
     if not fits or (table.min() <= 1 and bool in map(type, chain.from_iterable(rows))):
-        raise UserError(f"{where}{next(_faults(rows, unit, least))}")
+        raise UserError(f"{where}{next(_faults(rows, unit, least, layers))}")
     return table
 
 
-def _faults(rows: Any, unit: str, least: int) -> Iterator[str]:
+def _faults(rows: Any, unit: str, least: int, layers: Sequence[int] | None) -> Iterator[str]:
     """What `table_of` refuses ``rows`` for."""
     if not isinstance(rows, list) or not rows:
         yield " is not a list of layers; every layer needs a list of whole numbers"
-    for layer, row in enumerate(rows):
+    numbers = layers or range(len(rows))
+    for layer, row in zip(numbers, rows, strict=True):
         if not isinstance(row, list) or not row:
             yield f", layer {layer} is not a list of whole numbers, one per {unit}"
         if len(row) != len(rows[0]):
-            found = f"{len(row)} {unit}s, layer 0 has {len(rows[0])}"
+            found = f"{len(row)} {unit}s, layer {numbers[0]} has {len(rows[0])}"
             yield f", layer {layer} has {found}; every layer must have the same number"
         for place, number in enumerate(row):
             if type(number) is not int or not least <= number <= MOST_TOKENS:
-                shown = json.dumps(number)
+                shown = json.dumps(number, default=str)
                 shown = shown if len(shown) <= 40 else f"{shown[:40]}…"
                 limits = f"they must be integers from {least} to {MOST_TOKENS}"
                 yield f", layer {layer}, {unit} {place} is {shown}; {limits}"

@@ -10,15 +10,12 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import partial
 
 import numpy as np
 
 from eplb import reference
 from eplb.loads import balancedness, gpu_loads
 from eplb.placement import Deployment, ExpertPlacement, node_locality
-
-GREEDY, BY_NODES = "greedy", "greedy by nodes"
 
 
 @dataclass(frozen=True)
@@ -65,9 +62,9 @@ def choose(plans: dict[str, ExpertPlacement], loads: np.ndarray, deployment: Dep
 
 def greedy_rules(deployment: Deployment) -> dict[str, Callable[[np.ndarray], ExpertPlacement]]:
     """The engines' rules that ``deployment`` allows, each from load [layers, experts], by name."""
-    rules = {GREEDY: partial(place_greedily, deployment=deployment)}
+    rules = {"greedy": lambda load: place_greedily(load, deployment)}
     if _has_nodes(deployment):
-        rules[BY_NODES] = lambda load: ExpertPlacement.from_phy2log(
+        rules["greedy by nodes"] = lambda load: ExpertPlacement.from_phy2log(
             reference.place_by_node(load, deployment), load.shape[1]
         )
     return rules

@@ -11,7 +11,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from functools import partial
 from pathlib import Path
 
@@ -63,8 +63,9 @@ def chosen_experts(module: torch.nn.Module, inputs: tuple) -> torch.Tensor:
 
 
 @contextmanager
-def counting(modules: dict[int, torch.nn.Module]) -> Iterator[np.ndarray]:
-    """Yield [layers, experts] int64, to which every forward pass in the block adds its tokens."""
+def counting(model: torch.nn.Module) -> Iterator[tuple[tuple[int, ...], np.ndarray]]:
+    """The layers with experts, and [layers, experts] int64 that forward passes add tokens to."""
+    modules = find_experts(model)
     num_experts = _num_experts(next(iter(modules.values())))
     counts = np.zeros((len(modules), num_experts), dtype=np.int64)
 
@@ -72,15 +73,11 @@ def counting(modules: dict[int, torch.nn.Module]) -> Iterator[np.ndarray]:
         ids = chosen_experts(module, inputs).flatten().cpu()
         counts[row] += torch.bincount(ids, minlength=num_experts).numpy()[:num_experts]
 
-    hooks = [
-        module.register_forward_pre_hook(partial(count, row=row))
-        for row, module in enumerate(modules.values())
-    ]
-    try:
-        yield counts
-    finally:
-        for hook in hooks:
-            hook.remove()
+    with ExitStack() as hooks:
+        for row, module in enumerate(modules.values()):
+            hook = module.register_forward_pre_hook(partial(count, row=row))
+            hooks.callback(hook.remove)
+        yield tuple(modules), counts
 
 
 def read_texts(path: Path) -> Iterator[str]:
@@ -143,21 +140,20 @@ def collect(
     run: without a cache they leave no trace in the later ones. Where the inputs end before
     ``stop``, what was counted is returned with a note.
     """
-    modules = find_experts(model)
     device = next(model.parameters()).device
     loads: list[np.ndarray] = []
     iterations = tokens = 0
-    total = stop and stop - start
-    with tqdm(total=total, desc="collecting", unit="iteration", disable=None) as bar:
+    bar = tqdm(total=stop and stop - start, desc="collecting", unit="iteration", disable=None)
+    with counting(model) as (layers, counts), bar:
         for token_ids in inputs:
             if iterations == stop:
                 break
             iterations, tokens = iterations + 1, tokens + token_ids.numel()
             if iterations <= start:
                 continue
-            with counting(modules) as counts:
-                model(input_ids=token_ids.to(device), use_cache=False)
-            loads.append(counts)
+            counts[:] = 0
+            model(input_ids=token_ids.to(device), use_cache=False)
+            loads.append(counts.copy())
             bar.update()
     notes, last = (), stop or start + 1
     if iterations < last:
@@ -170,7 +166,7 @@ def collect(
         raise UserError(*(notes or ("the dataset holds no text",)))
     top_k = getattr(model.config.get_text_config(), "num_experts_per_tok", None)
     header = TraceHeader(top_k=top_k if isinstance(top_k, int) else None)
-    return ExpertStatistics(np.stack(loads), tuple(modules), start, header, notes=notes)
+    return ExpertStatistics(np.stack(loads), layers, start, header, notes=notes)
 
 
 def load(name: str, device: str | None) -> tuple[torch.nn.Module, object]:

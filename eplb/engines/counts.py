@@ -32,8 +32,14 @@ def read(source: Source) -> ExpertStatistics:
     content = source.content
     if isinstance(content, dict):
         content = content.get(KEY, content.get("logical_count", content))
+    if isinstance(content, list) and isinstance(_first(content), dict):
+        raise UserError(
+            f"{source} holds {len(content)} records with the keys "
+            f"{', '.join(map(str, content[0]))}, which no known format has; write "
+            f"[layers, experts] under {KEY!r}"
+        )
     if not isinstance(content, dict):
-        return statistics_of(source, _plain(source, content))
+        return statistics_of(source, content)
     layers = _numbers(content, LAYER)
     if layers is not None:
         ordered = dict(sorted(layers.items()))
@@ -42,19 +48,7 @@ def read(source: Source) -> ExpertStatistics:
     if len(arrays) != 1:
         raise UserError(f"{source} is {source.describe()}; put the token counts under {KEY!r}")
     notes = (f"{source}: token counts are taken from {arrays[0]!r}",)
-    return statistics_of(source, _plain(source, content[arrays[0]]), notes=notes)
-
-
-def _plain(source: Source, content: object) -> object:
-    """``content`` without dictionaries or tensors in a list, which numpy would not take apart."""
-    first = _first(content)
-    if isinstance(first, dict):
-        raise UserError(
-            f"{source} holds {len(content)} records with the keys {', '.join(map(str, first))}"
-            f", which no known format has; write [layers, experts] under {KEY!r}"
-        )
-    is_list = first is not content
-    return [each.tolist() for each in content] if is_list and hasattr(first, "detach") else content
+    return statistics_of(source, content[arrays[0]], notes=notes)
 
 
 def _first(value: object) -> object:
@@ -79,8 +73,7 @@ def _stacked(source: Source, layers: dict[int, object]) -> object:
             raise UserError(f"{source}: the keys of layer {odd} are no expert numbers")
         experts = 1 + max(max(row) for row in by_expert.values())
         return [[row.get(e, 0) for e in range(experts)] for row in by_expert.values()]
-    rows = [row.tolist() if hasattr(row, "tolist") else row for row in layers.values()]
-    counts = array_of(source, rows, list(layers))
+    counts = array_of(source, list(layers.values()), list(layers))
     return counts.swapaxes(0, 1) if counts.ndim == 3 else counts
 
 

@@ -15,6 +15,7 @@ import numpy as np
 from eplb.common import UserError
 from eplb.engines.model import EnginePlacement, ExpertStatistics
 from eplb.engines.source import Source
+from eplb.jsonstream import table_of
 from eplb.placement import expert_fault
 
 MOST_TOKENS = 2**53
@@ -68,6 +69,7 @@ def array_of(source: Source | str, values: object, layers: Sequence[int] | None)
             return values.detach().numpy()
         except (TypeError, RuntimeError) as error:
             raise UserError(f"{source} holds no plain array of numbers ({error})") from error
+    values = plain_rows(values)
     try:
         return np.asarray(values)
     except (ValueError, OverflowError) as error:
@@ -79,21 +81,29 @@ def array_of(source: Source | str, values: object, layers: Sequence[int] | None)
         ) from error
 
 
+def plain_rows(values: object) -> object:
+    """``values``, but arrays and tensors in a list as lists, which numpy would not take apart."""
+    if isinstance(values, (list, tuple)):
+        return [row.tolist() if hasattr(row, "tolist") else row for row in values]
+    return values
+
+
 def count_fault(counts: np.ndarray, layers: Sequence[int], first_iteration: int = 0) -> str | None:
     """What is not a token count in ``counts`` [iterations, layers, experts], if anything."""
+    numbers, odd = counts, np.zeros(counts.shape, dtype=bool)
     if counts.dtype.kind not in "iuf":
-        bad = [not isinstance(value, Real) or isinstance(value, bool) for value in counts.flat]
-        words = "is {!r}, not a number" if any(bad) else "is {!r}; no recording has so many"
-        bad = np.reshape(bad if any(bad) else [True] * counts.size, counts.shape)
-    elif not np.isfinite(counts).all():
-        bad, words = ~np.isfinite(counts), "is {}, not a count; the recording or its export failed"
-    elif (counts < 0).any():
-        bad, words = counts < 0, "is {}, negative: a 32-bit counter overflowed, or it is no count"
-    elif (counts >= MOST_TOKENS).any():
-        bad, words = counts >= MOST_TOKENS, "is {}; no recording has so many"
-    else:
+        odd.flat = [isinstance(each, bool) or not isinstance(each, Real) for each in counts.flat]
+        numbers = np.where(odd, 0, counts).astype(np.float64)
+    faults = {
+        "is {!r}, not a number": odd,
+        "is {}, not a count; the recording or its export failed": ~np.isfinite(numbers),
+        "is {}, negative: a 32-bit counter overflowed, or it is no count": numbers < 0,
+        "is {}; no recording has so many": numbers >= MOST_TOKENS,
+    }
+    words = next((words for words, bad in faults.items() if bad.any()), None)
+    if words is None:
         return None
-    iteration, row, expert = np.argwhere(bad)[0]
+    iteration, row, expert = np.argwhere(faults[words])[0]
     where = f"layer {layers[row]}, expert {expert}"
     if len(counts) > 1:
         where = f"iteration {first_iteration + iteration}, {where}"
@@ -157,21 +167,9 @@ def placement_of(
     Every row must have the same length and hold every expert. There are as many experts as the
     highest id tells, since no file says how many.
     """
-    rows = rows.tolist() if hasattr(rows, "tolist") else rows
-    if not isinstance(rows, list) or not rows:
-        raise UserError(f"{source}: places no layer, it has no list of rows; generate it again")
-    layers = range(len(rows)) if layers is None else layers
-    rows = [row.tolist() if hasattr(row, "tolist") else row for row in rows]
-    for layer, row in zip(layers, rows, strict=True):
-        ids = row if isinstance(row, list) else []
-        if not ids or not all(type(e) is int and abs(e) < MOST_TOKENS for e in ids):
-            raise UserError(f"{source}: layer {layer} is not a list of expert ids")
-        if len(row) != len(rows[0]):
-            raise UserError(
-                f"{source}: layer {layer} has {len(row)} slots, layer {layers[0]} has "
-                f"{len(rows[0])}"
-            )
-    phy2log = np.array(rows, dtype=np.int64)
+    rows = rows.tolist() if hasattr(rows, "tolist") else plain_rows(rows)
+    phy2log = table_of(rows, f"{source}: the map of experts", "slot", layers=layers)
+    layers = range(len(phy2log)) if layers is None else layers
     num_experts = int(phy2log.max()) + 1
     if num_experts > phy2log.shape[1]:
         raise UserError(

@@ -24,8 +24,8 @@ from pathlib import Path
 
 import numpy as np
 import yaml
-from safetensors import SafetensorError, safe_open
-from safetensors.numpy import save_file
+from safetensors import SafetensorError
+from safetensors.numpy import load_file, save_file
 from tqdm import tqdm
 
 from eplb.common import UserError, check_writable, replacing, write_text
@@ -40,7 +40,7 @@ CONFIG = re.compile(rb"^\s*(num_slots|initial_global_assignments|load_balancer)\
 # libyaml's parser and emitter where PyYAML was built with them: ten times faster, same result.
 _Loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 _Dumper = getattr(yaml, "CSafeDumper", yaml.SafeDumper)
-Names = dict[tuple[int, int], str]
+Cell = tuple[int, int]  # iteration, layer
 
 
 def recognises(source: Source) -> bool:
@@ -54,9 +54,17 @@ def read_statistics(source: Source) -> ExpertStatistics:
     meta = Source(source.path / "meta_info.json").content
     if not isinstance(meta, dict) or not isinstance(meta.get("num_experts"), int):
         raise UserError(f"{source.path / 'meta_info.json'} does not give num_experts; record again")
-    names = {path: _names(path) for path in _rank_files(source)}
-    ranks_with = Counter(cell for each in names.values() for cell in each)
-    iterations, layers = (sorted(set(numbers)) for numbers in zip(*ranks_with, strict=True))
+    files = _rank_files(source)
+    sums: dict[Cell, np.ndarray] = {}
+    ranks_with: Counter[Cell] = Counter()
+    ranks_of: Counter[int] = Counter()
+    for path in tqdm(files, desc="reading ranks", unit="file", disable=None):
+        counts = _counts(path, meta["num_experts"])
+        ranks_with.update(counts.keys())
+        ranks_of.update({layer for _, layer in counts})
+        for cell, row in counts.items():
+            sums[cell] = sums[cell] + row if cell in sums else row
+    iterations, layers = (sorted(set(numbers)) for numbers in zip(*sums, strict=True))
     first, last = iterations[0], iterations[-1]
     if last - first >= 2 * len(iterations) + 1000:
         raise UserError(
@@ -64,32 +72,24 @@ def read_statistics(source: Source) -> ExpertStatistics:
             f"recordings made apart in folders of their own"
         )
     loads = np.zeros((last - first + 1, len(layers), meta["num_experts"]), np.int64)
-    for path, each in tqdm(names.items(), desc="reading ranks", unit="file", disable=None):
-        places = [(iteration - first, layers.index(layer)) for iteration, layer in each]
-        loads[tuple(np.transpose(places))] += _counts(path, each, loads.shape[2])
-    per_layer = Counter(layer for each in names.values() for layer in {n for _, n in each})
+    for (iteration, layer), row in sums.items():
+        loads[iteration - first, layers.index(layer)] = row
     # Only the ranks of one stage share its layers.
-    ranks = max(per_layer.values())
+    ranks = max(ranks_of.values())
     notes = []
-    if ranks < len(names):
+    if ranks < len(files):
         notes.append(f"{source}: the ranks hold different layers, as those of pipeline stages do")
-    partial = {i for (i, layer), found in ranks_with.items() if found < per_layer[layer]}
+    partial = {i for (i, layer), found in ranks_with.items() if found < ranks_of[layer]}
     if partial:
         which = many("iteration", sorted(partial))
         notes.append(f"{source}: not all ranks recorded {which}; what there is was added up")
-    return statistics_of(
-        source,
-        loads,
-        layers,
-        first,
+    header = TraceHeader(
         # A single rank may have recorded by itself.
-        header=TraceHeader(
-            num_gpus=ranks if ranks > 1 else None,
-            top_k=meta.get("num_experts_per_token"),
-            steps_per_record=1,
-        ),
-        notes=tuple(notes),
+        num_gpus=ranks if ranks > 1 else None,
+        top_k=meta.get("num_experts_per_token"),
+        steps_per_record=1,
     )
+    return statistics_of(source, loads, layers, first, header=header, notes=tuple(notes))
 
 
 def _rank_files(source: Source) -> list[Path]:
@@ -107,49 +107,43 @@ def _rank_files(source: Source) -> list[Path]:
     return [found[rank] for rank in sorted(found)]
 
 
-def _names(path: Path) -> Names:
-    """The tensors' names by (iteration, layer)."""
-    with _open(path) as file:
-        parsed = {name: TENSOR.fullmatch(name) for name in file.keys()}  # noqa: SIM118 (no dict)
+def _counts(path: Path, num_experts: int) -> dict[Cell, np.ndarray]:
+    """[experts] int64 of each tensor of a file, checked together since a recording has many."""
+    tensors = _tensors(path)
+    parsed = {name: TENSOR.fullmatch(name) for name in tensors}
     odd = next((name for name, match in parsed.items() if match is None), None)
     if odd is not None:
         raise UserError(f"{path}: tensor {odd!r} is not named <iteration>_<layer>; record again")
-    if not parsed:
+    if not tensors:
         raise UserError(f"{path} holds no tensor; check EXPERT_STATISTIC_ITER_RANGE")
-    return {(int(match[1]), int(match[2])): name for name, match in parsed.items()}
-
-
-def _open(path: Path, framework: str = "np"):
-    try:
-        return safe_open(path, framework)
-    except (SafetensorError, OSError) as error:
-        raise UserError(
-            f"{path} is truncated or not safetensors ({error}); copy it again"
-        ) from error
-
-
-def _counts(path: Path, names: Names, num_experts: int) -> np.ndarray:
-    """[tensors, experts] int64: one file's, checked together since a recording has many."""
-    try:
-        with _open(path) as file:
-            tensors = [file.get_tensor(name) for name in names.values()]
-    except TypeError:
-        # numpy has no bfloat16; torch, slow to import, has.
-        with _open(path, "pt") as file:
-            tensors = [file.get_tensor(name).double().numpy() for name in names.values()]
-    for name, counts in zip(names.values(), tensors, strict=True):
+    for name, counts in tensors.items():
         if counts.shape != (num_experts,):
             raise UserError(
                 f"{path}: {name} has shape {list(counts.shape)}, meta_info.json says {num_experts} "
                 f"experts; the files belong to different models"
             )
-    counts = np.stack(tensors)
-    fault = count_fault(counts[None], [f"{n} in iteration {i}" for i, n in names])
+    cells = [(int(match[1]), int(match[2])) for match in parsed.values()]
+    counts = np.stack(list(tensors.values()))
+    fault = count_fault(counts[None], [f"{n} in iteration {i}" for i, n in cells])
     if fault is None and counts.dtype.kind == "f" and (counts % 1).any():
         fault = "holds token counts that are not whole numbers; record token counts"
     if fault is not None:
         raise UserError(f"{path}: {fault}")
-    return counts.astype(np.int64)
+    return dict(zip(cells, counts.astype(np.int64), strict=True))
+
+
+def _tensors(path: Path) -> dict[str, np.ndarray]:
+    try:
+        return load_file(path)
+    except TypeError:
+        # numpy has no bfloat16; torch, slow to import, has.
+        from safetensors.torch import load_file as load_torch_file
+
+        return {name: tensor.double().numpy() for name, tensor in load_torch_file(path).items()}
+    except SafetensorError as error:
+        raise UserError(
+            f"{path} is truncated or not safetensors ({error}); copy it again"
+        ) from error
 
 
 def check_vacant(folder: Path) -> None:

@@ -22,11 +22,12 @@ from eplb.engines.model import ExpertStatistics
 from eplb.engines.reading import spans
 from eplb.placement import Deployment
 from eplb.planning import planner
-from eplb.planning.advice import SPARE_SLOTS, Past, Study, Trial, deployment_of
+from eplb.planning.advice import SPARE_SLOTS, Study, Trial, deployment_of, doubts, in_windows
 from eplb.planning.load_table import columns
 from eplb.sandbox.runner import Sandbox
 from eplb.throughput.dispatch import RULES
 from eplb.throughput.profile import PHASES, Serving
+from eplb.trace import History
 
 # Choices whose tokens per second differ by less are as good as each other, and the simpler wins.
 AS_GOOD = 0.005
@@ -39,7 +40,7 @@ def make(options: Namespace, progress: Callable[[float], None]) -> tuple[str, li
     part = (options.iter_start, options.iter_stop)
     recorded = [registry.read_statistics(file, *part) for file in files]
     known = recorded[0].header
-    pasts = _pasts(files, recorded)
+    histories = _histories(files, recorded)
     serving = Serving.of(options.hardware, options.dispatch, known.top_k)
     steps = options.steps_per_iteration or known.steps_per_record
     more = (options.gpus_per_node, options.num_groups or known.num_groups or 1)
@@ -51,24 +52,24 @@ def make(options: Namespace, progress: Callable[[float], None]) -> tuple[str, li
     trials: list[Trial] = []
     with Sandbox(planner.TIMEOUT, tuple(files)) as sandbox:
         ask = partial(planner.ask, sandbox, options.program_path)
-        study = Study(pasts, serving, steps or 1, ask)
+        study = Study(histories, serving, steps or 1, ask)
         for number, deployment in enumerate(deployments, 1):
-            for phase in pasts:
+            for phase in histories:
                 trials += study.trials(phase, deployment)
             progress(number / len(deployments))
     if options.plot is not None:
         draw(options.plot, trials)
-    warnings = list(dict.fromkeys(each for past in pasts.values() for each in past.warnings))
+    warnings = [*dict.fromkeys(why for each in histories.values() for why in doubts(each))]
     if steps is None:
         warnings.append(
             "the recording does not tell how many engine steps an iteration sums up; taken as 1, "
             "so that moves weigh as if intervals were so short: give --steps_per_iteration"
         )
-    return _text(options, study, trials), warnings
+    return _text(options, recorded[0].iterations, study, trials), warnings
 
 
-def _pasts(files: list[Path], recorded: list[ExpertStatistics]) -> dict[str, Past]:
-    """The windows of each phase; those of one recording are the same object."""
+def _histories(files: list[Path], recorded: list[ExpertStatistics]) -> dict[str, History]:
+    """The windows of each phase, of the layers that either uses; of one recording, the same."""
     first, last = recorded[0], recorded[-1]
     if first.loads.shape[1:] != last.loads.shape[1:]:
         raise UserError(
@@ -76,17 +77,17 @@ def _pasts(files: list[Path], recorded: list[ExpertStatistics]) -> dict[str, Pas
             f"{first.num_experts} experts, and {last.loads.shape[1]} of {last.num_experts}"
         )
     live = np.any([each.loads.any(axis=(0, 2)) for each in recorded], axis=0)
-    cut = [Past.of(statistics, live) for statistics in recorded]
+    cut = [in_windows(each.loads[:, live]) for each in recorded]
     return dict(zip(PHASES, (cut[0], cut[-1]), strict=True))
 
 
-def _text(options: Namespace, study: Study, trials: list[Trial]) -> str:
+def _text(options: Namespace, iterations: range, study: Study, trials: list[Trial]) -> str:
     """Heading, tables, the recommendation, what is compared for it, and the command."""
-    by_phase = {phase: [t for t in trials if t.phase == phase] for phase in study.pasts}
+    by_phase = {phase: [t for t in trials if t.phase == phase] for phase in study.histories}
     best = {phase: choose(those)[0] for phase, those in by_phase.items()}
     both = choose(trials)
     parts = [
-        _heading(options, study),
+        _heading(options, iterations, study),
         *(table(those, best[phase]) for phase, those in by_phase.items()),
         _reasons(both, best, by_phase),
         _rules(study, both),
@@ -118,13 +119,14 @@ def choose(trials: list[Trial]) -> list[Trial]:
     return min(fits, key=lambda group: (group[0].spare, -(group[0].every or math.inf)))
 
 
-def _heading(options: Namespace, study: Study) -> str:
-    (phase, past), *_ = study.pasts.items()
-    held_out = range(past.stop - len(past.held_out) * past.iterations, past.stop)
+def _heading(options: Namespace, iterations: range, study: Study) -> str:
+    phase, history = next(iter(study.histories.items()))
+    windows, length = len(study.held_out[phase].seen), history.records.shape[1]
+    judged = iterations[len(iterations) - windows * length :]
     return (
-        f"planned with {options.program_path.name} on iterations up to {held_out.start - 1}\n"
-        f"judged on {spans([*held_out])}: {len(past.held_out)} windows of "
-        f"{past.iterations} iterations, {study.profiles[phase].steps_per_window} steps\n"
+        f"planned with {options.program_path.name} on iterations up to {judged.start - 1}\n"
+        f"judged on {spans([*judged])}: {windows} windows of {length} iterations, "
+        f"{study.profiles[phase].steps_per_window} steps\n"
         f"tokens per second of the expert layers alone, on {' '.join(options.hardware)}, "
         f"dispatch {options.dispatch}"
     )
@@ -191,14 +193,12 @@ def _rules(study: Study, both: list[Trial]) -> str:
 
 def _phases(study: Study, deployment: Deployment) -> str:
     """Whether prefill and decode need plans of their own."""
-    if len(set(study.pasts.values())) == 1:
-        return (
-            "whether prefill and decode need different plans, one recording cannot say;\n"
-            "give --decode_statistic_path"
-        )
-    rows, worst = [["kept by a plan for:", *study.pasts]], 0.0
-    for served in study.pasts:
-        kept = {p: study.kept(p, served, deployment, study.rule) for p in study.pasts}
+    if len({id(history) for history in study.histories.values()}) == 1:
+        unsaid = "whether prefill and decode need different plans, one recording cannot say"
+        return f"{unsaid};\ngive --decode_statistic_path"
+    rows, worst = [["kept by a plan for:", *study.histories]], 0.0
+    for served in study.histories:
+        kept = {p: study.kept(p, served, deployment, study.rule) for p in study.histories}
         rows.append([f"  served {served}", *(f"{value:.3f}" for value in kept.values())])
         worst = max(worst, 1 - min(kept.values()) / kept[served])
     verdict = "need plans of their own" if worst > AS_GOOD else "can share a plan"

@@ -9,28 +9,13 @@ from eplb.common import DONE, ArgumentParser, path_argument, positive_int, proje
 from eplb.planning.planner import DEFAULT_PROGRAM
 from eplb.throughput.profile import add_arguments
 
-# Those that several commands take, but not all; by name.
+# Type and help of the options that several commands take, but not all.
 SHARED = {
-    "ep_size": {"type": positive_int, "help": "expert-parallel ranks, GPUs (default: as recorded)"},
-    "first_moe_layer": {
-        "type": int,
-        "help": "its number, where statistics count MoE layers alone",
-    },
-    "num_groups": {
-        "type": positive_int,
-        "help": "expert groups of the model's routing (default: 1)",
-    },
-    "program_path": {
-        "type": path_argument,
-        "default": project_file(DEFAULT_PROGRAM),
-        "help": f"balancer to plan with (default: {DEFAULT_PROGRAM} of this project)",
-    },
-    "validate": {
-        "type": float,
-        "metavar": "SHARE",
-        "help": "hold the last share of the iterations out, e.g. 0.2: no plan sees them, and all "
-        "figures are of them",
-    },
+    "ep_size": (positive_int, "expert-parallel ranks, GPUs (default: as recorded)"),
+    "first_moe_layer": (int, "its number, where statistics count MoE layers alone"),
+    "num_groups": (positive_int, "expert groups of the model's routing (default: 1)"),
+    "program_path": (path_argument, f"balancer to plan with (default: {DEFAULT_PROGRAM})"),
+    "validate": (float, "share of the iterations, the last, that figures are of and no plan sees"),
 }
 
 
@@ -43,7 +28,9 @@ def parser(description: str, *shared: str) -> ArgumentParser:
     add("--iter_start", type=int, help="first iteration to use")
     add("--iter_stop", type=int, help="first iteration not to use any more")
     for name in shared:
-        add(f"--{name}", **SHARED[name])
+        kind, text = SHARED[name]
+        add(f"--{name}", type=kind, help=text)
+    parser.set_defaults(program_path=project_file(DEFAULT_PROGRAM))
     add_arguments(parser)
     return parser
 

@@ -43,9 +43,9 @@ class LoadTable:
 
     def __str__(self) -> str:
         figures = np.stack([self.mean, self.std, self.imbalance_ratio], axis=1)
-        rows = [*zip(self.layers, figures, strict=True), ("average", np.nanmean(figures, axis=0))]
         cells = [["layer", "mean", "std", "imbalance-ratio"]]
-        for name, (mean, std, ratio) in rows:
+        averages = np.vstack([figures, np.nanmean(figures, axis=0)])
+        for name, (mean, std, ratio) in zip([*self.layers, "average"], averages, strict=True):
             shown = [f"{mean:.1f}", f"{std:.1f}", f"{ratio:.4f}"]
             cells.append([str(name), *(["-"] * 3 if np.isnan(mean) else shown)])
         return columns(cells)

@@ -43,23 +43,18 @@ def align(
     after_last = [*range(counts[-1] + 1, counts[-1] + 1 + len(extra))]
     is_mtp = not has_dense and extra == after_last and len(extra) <= MOST_MTP_LAYERS
     if set(counts) - set(places) or (extra and not is_mtp):
-        raise UserError(_mismatch(placement, statistics, source))
+        way_out = "it belongs to another model"
+        if statistics.moe_layers_only and not placement.moe_layers_only:
+            way_out += ", or --first_moe_layer tells the number of the first of them"
+        raise UserError(
+            f"{source} places {len(places)} layers ({spans([*placement.layers])}), the statistics "
+            f"count {len(counts)} ({spans([*statistics.layers])}): {way_out}"
+        )
     notes = ()
     if extra:
         notes = (f"{source}: layer {spans(extra)} is not in the statistics; taken as MTP",)
     rows = placement.phy2log[[places.index(layer) for layer in counts]]
     return replace(placement, phy2log=rows, layers=statistics.layers, notes=notes)
-
-
-def _mismatch(placement: EnginePlacement, statistics: ExpertStatistics, source: Path) -> str:
-    ours, theirs = list(placement.layers), list(statistics.layers)
-    way_out = "it belongs to another model"
-    if statistics.moe_layers_only and not placement.moe_layers_only:
-        way_out += ", or --first_moe_layer tells the number of the first of them"
-    return (
-        f"{source} places {len(ours)} layers ({spans(ours)}), the statistics count {len(theirs)} "
-        f"({spans(theirs)}): {way_out}"
-    )
 
 
 def without_shared(placement: EnginePlacement, num_experts: int) -> EnginePlacement:

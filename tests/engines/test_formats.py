@@ -184,9 +184,9 @@ YAMLS = {
     ),
     "negative": (
         "num_slots: 3\ninitial_global_assignments: {3: [0, 1, -1]}",
-        "layer 3, slot 2 holds expert -1",
+        "the map of experts, layer 3, slot 2 is -1",
     ),
-    "words": ("num_slots: 2\ninitial_global_assignments: {3: [a, b]}", "not a list of expert ids"),
+    "words": ("num_slots: 2\ninitial_global_assignments: {3: [a, b]}", 'layer 3, slot 0 is "a"'),
     "named layers": ("num_slots: 2\ninitial_global_assignments: {a: [0, 1]}", "layer numbers"),
 }
 

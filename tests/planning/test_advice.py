@@ -13,16 +13,15 @@ import pytest
 
 from eplb.common import UserError
 from eplb.engines.choice import place_greedily
-from eplb.engines.reading import spans
 from eplb.engines.registry import read_statistics
 from eplb.evaluation.measure import ProgramRun
 from eplb.placement import Deployment
 from eplb.planning import advice, advice_report
-from eplb.planning.advice import Past, Study, Trial, deployment_of
+from eplb.planning.advice import Study, Trial, deployment_of, held_out, in_windows
 from eplb.sandbox.runner import Run
 from eplb.throughput.profile import Serving, default_serving
 from eplb.throughput.worth import Worth
-from eplb.trace import write_trace
+from eplb.trace import History, write_trace
 from eplb.workload_model import PRESETS, generate
 from tests.engines.samples import statistics
 from tests.planning.commands import advised
@@ -151,46 +150,45 @@ def test_a_recording_that_is_too_short_is_told(no_sandbox, tmp_path):
     sparse = trace_file(tmp_path / "sparse.json", tokens_per_record=20)
     _, warnings = told(sparse)
     assert any("tokens in a window, which is mostly chance" in each for each in warnings)
-    with pytest.raises(UserError, match="one iteration"):
-        Past.of(statistics(layers=(0,), experts=8).between(100, 101), np.array([True]))
+    with pytest.raises(UserError, match="1 record and makes no two windows"):
+        in_windows(statistics(layers=(0,), experts=8).loads[:1])
 
 
-def past_of(recording) -> Past:
-    statistics = read_statistics(recording)
-    return Past.of(statistics, np.full(statistics.loads.shape[1], True))
+def history_of(recording) -> History:
+    return in_windows(read_statistics(recording).loads)
 
 
-def study_of(past: Past, serving: Serving, seconds=0.0) -> Study:
+def study_of(history: History, serving: Serving, seconds=0.0) -> Study:
     """Greedy plans that take so many seconds each; five steps an iteration."""
 
     def ask(windows: np.ndarray, deployment: Deployment) -> ProgramRun:
         placements = [place_greedily(window, deployment) for window in windows]
         return ProgramRun(placements, np.full((1, len(windows)), seconds), np.empty((0, 0)))
 
-    return Study(dict.fromkeys(serving.profiles, past), serving, 5, ask)
+    return Study(dict.fromkeys(serving.profiles, history), serving, 5, ask)
 
 
 def test_no_window_is_served_by_a_plan_that_has_seen_it(recording):
     """The n-th plan is marked by the expert in its first slot."""
-    past = past_of(recording)
+    history = history_of(recording)
     deployment = deployment_of(32, 4, 1, 2, 1)
     free = Serving(
         {"prefill": replace(default_serving().profiles["prefill"], link_between_nodes=1e9)}
     )
-    placements, times = study_of(past, free).schedule("prefill", deployment, 1)
-    assert len(placements) == len(past.held_out) == len(times)
+    placements, times = study_of(history, free).schedule("prefill", deployment, 1)
+    assert len(placements) == len(times) == 8
     # Changing the windows from one on cannot change the placements that serve up to it.
-    for index in range(past.known, len(past.windows)):
-        windows = past.windows.copy()
+    for index in range(8, 16):
+        windows = history.windows.copy()
         windows[index:] = windows[index:, :, ::-1]
-        blind = replace(past, windows=windows)
+        blind = replace(history, windows=windows)
         again, _ = study_of(blind, free).schedule("prefill", deployment, 1)
-        for one, other in zip(placements[: index - past.known + 1], again):
+        for one, other in zip(placements[: index - 7], again):
             assert (one.phy2log == other.phy2log).all()
 
 
 def test_planning_and_moves_are_paid_for_at_every_rebalancing(recording):
-    study = study_of(past_of(recording), default_serving(), 0.25)
+    study = study_of(history_of(recording), default_serving(), 0.25)
     trials = list(study.trials("decode", deployment_of(32, 4, 1, 2, 1)))
     assert [trial.every for trial in trials] == [0, 4, 2, 1]
     assert [trial.worth.planning for trial in trials] == pytest.approx([0, 0.25, 0.75, 1.75])
@@ -214,13 +212,11 @@ def test_the_simplest_of_what_is_as_good_is_chosen():
     assert advice_report.choose([best, rarely, simpler, never]) == [never]
 
 
-def test_spans_of_the_heading_are_the_held_out_iterations(recording):
-    past = past_of(recording)
-    assert (past.iterations, past.stop, len(past.windows)) == (7, 120, 16)
-    loads = read_statistics(recording).loads
-    assert (past.windows.sum(axis=0) == loads[-112:].sum(axis=0)).all()
-    assert spans([*range(64, 120)]) == "64 to 119"
-    assert advice.WINDOWS == 16
+def test_the_newest_iterations_make_whole_windows(recording):
+    history, loads = history_of(recording), read_statistics(recording).loads
+    assert history.records.shape[:2] == (advice.WINDOWS, 7) and len(loads) == 120
+    assert (history.windows.sum(axis=0) == loads[-112:].sum(axis=0)).all()
+    assert (held_out(history).windows == history.windows[7:]).all()
 
 
 def test_a_layer_that_one_phase_never_used_is_placed_for_both(no_sandbox, tmp_path):

@@ -82,7 +82,8 @@ def test_rows_may_be_tensors_and_enormous_ids_are_named(tmp_path):
         torch.save({"physical_to_logical_map": content}, tmp_path / f"{name}.pt")
         read = registry.read_placement(tmp_path / f"{name}.pt")
         assert read.phy2log.tolist() == rows.tolist() and read.model_layers == 2
-    for wrong in ([[0, 2**70]], [[0, 1.5]], [[True, False]], [[]]):
-        (tmp_path / "a.json").write_text(json.dumps({"physical_to_logical_map": wrong}))
-        with pytest.raises(UserError, match="layer 0 is not a list of expert ids"):
+    wrong = {"slot 1 is 11805": [[0, 2**70]], "slot 1 is 1.5": [[0, 1.5]], "not a list": [[]]}
+    for words, rows in (wrong | {"slot 0 is true": [[True, False]]}).items():
+        (tmp_path / "a.json").write_text(json.dumps({"physical_to_logical_map": rows}))
+        with pytest.raises(UserError, match=f"layer 0.* {words}"):
             registry.read_placement(tmp_path / "a.json")
