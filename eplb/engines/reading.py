@@ -24,7 +24,7 @@ SCALED_TOKENS = 1e6
 
 
 def statistics_of(
-    source: Source | str,
+    source: Source,
     values: object,
     layers: Sequence[int] | None = None,
     first_iteration: int = 0,
@@ -60,7 +60,7 @@ def statistics_of(
     )
 
 
-def array_of(source: Source | str, values: object, layers: Sequence[int] | None) -> np.ndarray:
+def array_of(source: Source, values: object, layers: Sequence[int] | None) -> np.ndarray:
     """``values`` as an array of any shape, with the numbers of its rows for the words."""
     if hasattr(values, "detach"):
         # numpy has no bfloat16; a float64 holds every count that passes the checks.
@@ -93,7 +93,8 @@ def count_fault(counts: np.ndarray, layers: Sequence[int], first_iteration: int 
     numbers, odd = counts, np.zeros(counts.shape, dtype=bool)
     if counts.dtype.kind not in "iuf":
         odd.flat = [isinstance(each, bool) or not isinstance(each, Real) for each in counts.flat]
-        numbers = np.where(odd, 0, counts).astype(np.float64)
+        # Python's integers know no bound, and a float64 does.
+        numbers = np.where(odd, 0, counts.astype(object)).clip(-1, MOST_TOKENS).astype(np.float64)
     faults = {
         "is {!r}, not a number": odd,
         "is {}, not a count; the recording or its export failed": ~np.isfinite(numbers),

@@ -73,8 +73,8 @@ def _read(path: Path, kind: type) -> ExpertStatistics | EnginePlacement:
             )
         content = form.read(source)
     except OSError as error:
-        where = error.filename or path
-        raise UserError(f"cannot read {where}: {error.strerror}; make it readable") from error
+        where = f"cannot read {error.filename or path}: {error.strerror}"
+        raise UserError(f"{where}; give one that can be read") from error
     if not isinstance(content, kind):
         found, _ = KINDS[type(content)]
         raise UserError(f"{path} holds {found}, not {name}; give a file of {name}")

@@ -47,12 +47,12 @@ def read(source: Source) -> ExpertStatistics | EnginePlacement:
     if source.has(PLACEMENT):
         placement = placement_of(source, source.content[PLACEMENT])
         return replace(placement, model_layers=len(placement.layers))
-    return _statistics(source, _dump(source).loads)
+    return _dump(source)
 
 
-def _statistics(source: Source, loads: np.ndarray, **known) -> ExpertStatistics:
-    rows = range(loads.shape[1])
-    return statistics_of(source, loads, rows, model_layers=len(rows), **known)
+def _statistics(source: Source, counts: object, **known) -> ExpertStatistics:
+    statistics = statistics_of(source, counts, **known)
+    return replace(statistics, moe_layers_only=False, model_layers=len(statistics.layers))
 
 
 def _dump(source: Source) -> ExpertStatistics:
@@ -60,7 +60,7 @@ def _dump(source: Source) -> ExpertStatistics:
     if not source.has(COUNTS):
         way_out = "record with --expert-distribution-recorder-mode stat"
         raise UserError(f"{source} has no {COUNTS}; {way_out}")
-    statistics = statistics_of(source, source.content[COUNTS])
+    statistics = _statistics(source, source.content[COUNTS])
     used = np.flatnonzero(statistics.loads.any(axis=(1, 2)))
     return statistics.between(0, int(used[-1]) + 1)
 

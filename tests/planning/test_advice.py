@@ -86,6 +86,7 @@ def test_the_table_has_every_number_of_spare_slots_and_intervals(no_sandbox, rec
         )
         assert all(0 < float(row[5]) <= 1 for row in rows)
     assert warnings == [] and plot.stat().st_size > 1000
+    assert "What spare slots and rebalancing are worth" in plot.read_text()
     assert shares == sorted(shares) and shares[-1] == 1.0
     assert "judged on 64 to 119" in text
     assert "one recording cannot say" in text

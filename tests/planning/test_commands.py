@@ -252,6 +252,9 @@ def test_from_what_is_deployed_less_is_fetched_and_it_says_so(no_sandbox, record
     assert registry.read_placement(second).phy2log.shape == (2, 320)
     with pytest.raises(UserError, match="has 320 slots on 8 ranks, the plan 328 on 8"):
         generated(recording, second, current=first, ep_size=8, num_slots=328)
+    # Before the long work, which would fail here.
+    with pytest.raises(UserError, match="no known format of placements"):
+        generated(recording, second, current=__file__, program_path="nowhere.py", **shape)
     held_out = generated(recording, second, current=first, validate=0.5, **shape)[0]
     assert "layers would not pay for their moves" in held_out
 
