@@ -8,6 +8,7 @@ to a person (`eplb.planning.advice_report`).
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 
@@ -41,7 +42,6 @@ class Trial:
     moved, stall: experts fetched, over all GPUs, and seconds lost, per rebalancing
     """
 
-    phase: str
     deployment: Deployment
     spare: int
     every: int
@@ -57,6 +57,11 @@ class Trial:
         """Tokens per second and GPU, if the layers of experts were all that takes time."""
         return self.worth.tokens_per_second / self.deployment.num_gpus
 
+    @property
+    def burden(self) -> tuple[float, float]:
+        """What decides between choices that are as good: spare slots, then rebalancings."""
+        return self.spare, -(self.every or math.inf)
+
 
 def in_windows(loads: np.ndarray) -> History:
     """``loads`` [iterations, layers, experts] in up to `WINDOWS` windows of as many iterations.
@@ -69,8 +74,7 @@ def in_windows(loads: np.ndarray) -> History:
 
 def held_out(history: History) -> History:
     """The second half of the windows, after the one that the first of them is placed after."""
-    start = len(history.windows) // 2 - 1
-    return History(history.records[start:], history.windows[start:])
+    return History(history.records[len(history.records) // 2 - 1 :])
 
 
 def doubts(history: History) -> list[str]:
@@ -129,7 +133,6 @@ class Study:
             worth = scores.worth(times)[phase]
             rebalancings = max((windows - 1) // (every or windows), 1)
             yield Trial(
-                phase=phase,
                 deployment=deployment,
                 spare=slots - -(-experts // deployment.num_gpus),
                 every=every,

@@ -6,9 +6,9 @@ itself (`eplb.planning.advice`).
 
 from __future__ import annotations
 
-import math
 import shlex
 from argparse import Namespace
+from collections import defaultdict
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -32,6 +32,8 @@ from eplb.trace import History
 # Choices whose tokens per second differ by less are as good as each other, and the simpler wins.
 AS_GOOD = 0.005
 
+Trials = dict[str, list[Trial]]  # by phase
+
 
 def make(options: Namespace, progress: Callable[[float], None]) -> tuple[str, list[str]]:
     """The advice that the script's ``options`` ask for, and warnings. Raises `UserError`."""
@@ -49,13 +51,13 @@ def make(options: Namespace, progress: Callable[[float], None]) -> tuple[str, li
         for gpus in dict.fromkeys(options.ep_size)
         for spare in SPARE_SLOTS
     ]
-    trials: list[Trial] = []
+    trials: Trials = {phase: [] for phase in histories}
     with Sandbox(planner.TIMEOUT, tuple(files)) as sandbox:
         ask = partial(planner.ask, sandbox, options.program_path)
         study = Study(histories, serving, steps or 1, ask)
         for number, deployment in enumerate(deployments, 1):
-            for phase in histories:
-                trials += study.trials(phase, deployment)
+            for phase, those in trials.items():
+                those += study.trials(phase, deployment)
             progress(number / len(deployments))
     if options.plot is not None:
         draw(options.plot, trials)
@@ -81,42 +83,42 @@ def _histories(files: list[Path], recorded: list[ExpertStatistics]) -> dict[str,
     return dict(zip(PHASES, (cut[0], cut[-1]), strict=True))
 
 
-def _text(options: Namespace, iterations: range, study: Study, trials: list[Trial]) -> str:
+def _text(options: Namespace, iterations: range, study: Study, trials: Trials) -> str:
     """Heading, tables, the recommendation, what is compared for it, and the command."""
-    by_phase = {phase: [t for t in trials if t.phase == phase] for phase in study.histories}
-    best = {phase: choose(those)[0] for phase, those in by_phase.items()}
+    best = {phase: choose({phase: those})[phase] for phase, those in trials.items()}
     both = choose(trials)
+    deployment = next(iter(both.values())).deployment
     parts = [
         _heading(options, iterations, study),
-        *(table(those, best[phase]) for phase, those in by_phase.items()),
-        _reasons(both, best, by_phase),
-        _rules(study, both),
-        _phases(study, both[0].deployment),
-        f"to make the file:\n  {_command(options, both[0].deployment)}",
+        *(f"{phase}:\n{table(those, best[phase])}" for phase, those in trials.items()),
+        _reasons(both, best, trials),
+        _rules(study, deployment),
+        _phases(study, deployment),
+        f"to make the file:\n  {_command(options, deployment)}",
     ]
     return "\n\n".join(parts)
 
 
-def choose(trials: list[Trial]) -> list[Trial]:
-    """The one choice for all phases of ``trials``, a trial of each.
+def choose(trials: Trials) -> dict[str, Trial]:
+    """The one choice for all phases of ``trials``, as it was tried in each.
 
     It has the fewest spare slots, then rebalancings, of those that are as good as the best in the
     mean over the phases of what is reached of each phase's fastest.
     """
-    fastest: dict[str, float] = {}
-    alike: dict[tuple, list[Trial]] = {}
-    for trial in trials:
-        fastest[trial.phase] = max(trial.tokens_per_gpu, fastest.get(trial.phase, 0.0))
-        alike.setdefault((trial.deployment, trial.every), []).append(trial)
+    fastest = {phase: max(t.tokens_per_gpu for t in those) for phase, those in trials.items()}
+    choices: dict[tuple, dict[str, Trial]] = defaultdict(dict)
+    for phase, those in trials.items():
+        for trial in those:
+            choices[trial.deployment, trial.every][phase] = trial
 
-    def reached(group: list[Trial]) -> float:
-        return sum(t.tokens_per_gpu / fastest[t.phase] for t in group) / len(group)
+    def reached(choice: dict[str, Trial]) -> float:
+        return sum(t.tokens_per_gpu / fastest[phase] for phase, t in choice.items()) / len(choice)
 
     # A recording of another length allows other intervals.
-    groups = [group for group in alike.values() if len(group) == len(fastest)]
-    enough = max(map(reached, groups)) * (1 - AS_GOOD)
-    fits = [group for group in groups if reached(group) >= enough]
-    return min(fits, key=lambda group: (group[0].spare, -(group[0].every or math.inf)))
+    whole = [choice for choice in choices.values() if len(choice) == len(trials)]
+    enough = max(map(reached, whole)) * (1 - AS_GOOD)
+    fits = [choice for choice in whole if reached(choice) >= enough]
+    return min(fits, key=lambda choice: next(iter(choice.values())).burden)
 
 
 def _heading(options: Namespace, iterations: range, study: Study) -> str:
@@ -144,7 +146,7 @@ def table(trials: list[Trial], best: Trial) -> str:
         )
         rows.append(["*" if t is best else "", *cells.split()])
     return (
-        f"{trials[0].phase}:\n{columns(rows)}\n"
+        f"{columns(rows)}\n"
         "  spare slots on each rank, steps from one rebalancing to the next, tokens/s a rank,\n"
         "  experts moved over all ranks and seconds of stall in each rebalancing"
     )
@@ -159,18 +161,17 @@ def _often(trial: Trial) -> str:
     return f"rebalanced every {trial.steps} steps" if trial.every else "never rebalanced"
 
 
-def _reasons(both: list[Trial], best: dict[str, Trial], by_phase: dict[str, list[Trial]]) -> str:
+def _reasons(both: dict[str, Trial], best: dict[str, Trial], trials: Trials) -> str:
     """The recommendation, and what speaks for it."""
-    lines = [f"recommended: {_words(both[0])}"]
-    for trial in both:
-        peers, speed = by_phase[trial.phase], trial.tokens_per_gpu
-        fastest = max(peers, key=lambda t: t.tokens_per_gpu)
-        gpus = trial.deployment.num_gpus
-        plain = [t for t in peers if t.deployment.num_gpus == gpus and not t.spare]
+    lines = [f"recommended: {_words(next(iter(both.values())))}"]
+    for phase, trial in both.items():
+        speed, gpus = trial.tokens_per_gpu, trial.deployment.num_gpus
+        fastest = max(trials[phase], key=lambda t: t.tokens_per_gpu)
+        plain = [t for t in trials[phase] if t.deployment.num_gpus == gpus and not t.spare]
         over = speed / max(t.tokens_per_gpu for t in plain) - 1
         lost = [f"{name.replace('_', ' ')} {part:.1%}" for name, part in trial.worth.lost.items()]
         lines.append(
-            f"  {trial.phase}: {trial.worth.gain:.2f} x without EPLB, {over:+.1%} over no spare "
+            f"  {phase}: {trial.worth.gain:.2f} x without EPLB, {over:+.1%} over no spare "
             f"slots, {1 - speed / fastest.tokens_per_gpu:.1%} behind the fastest "
             f"({_words(fastest)}); lost to {', '.join(lost)}"
         )
@@ -182,11 +183,10 @@ def _reasons(both: list[Trial], best: dict[str, Trial], by_phase: dict[str, list
     return "\n".join(fill(line, 96, subsequent_indent="    ") for line in lines)
 
 
-def _rules(study: Study, both: list[Trial]) -> str:
+def _rules(study: Study, deployment: Deployment) -> str:
     rows = [["kept by dispatch:", *RULES]]
-    for trial in both:
-        phase = trial.phase
-        kept = [study.kept(phase, phase, trial.deployment, rule) for rule in RULES]
+    for phase in study.histories:
+        kept = [study.kept(phase, phase, deployment, rule) for rule in RULES]
         rows.append([f"  {phase}", *(f"{value:.3f}" for value in kept)])
     return f"{columns(rows)}\n  of the recommended spare slots, without rebalancing"
 
@@ -222,20 +222,19 @@ def _command(options: Namespace, deployment: Deployment) -> str:
     return shlex.join(["python", "generate_eplb_config.py", *sum(given.items(), ())])
 
 
-def draw(path: Path, trials: list[Trial]) -> None:
+def draw(path: Path, trials: Trials) -> None:
     """Tokens per second over memory, a panel a phase and a line an interval and EP size."""
     from matplotlib.figure import Figure
 
-    lines: dict[str, dict[str, list[tuple[float, float]]]] = {}
-    for t in trials:
-        name = f"{t.deployment.num_gpus} ranks, {_often(t)}"
-        points = lines.setdefault(t.phase, {}).setdefault(name, [])
-        points.append((t.gigabytes, t.tokens_per_gpu))
-    figure = Figure(figsize=(5.5 * len(lines), 4.5), layout="constrained")
+    figure = Figure(figsize=(5.5 * len(trials), 4.5), layout="constrained")
     figure.suptitle("What spare slots and rebalancing are worth, on held-out windows")
-    panels = figure.subplots(1, len(lines), squeeze=False)[0]
-    for axes, (phase, named) in zip(panels, lines.items(), strict=True):
-        for name, points in named.items():
+    panels = figure.subplots(1, len(trials), squeeze=False)[0]
+    for axes, (phase, those) in zip(panels, trials.items(), strict=True):
+        lines: dict[str, list[tuple[float, float]]] = defaultdict(list)
+        for t in those:
+            name = f"{t.deployment.num_gpus} ranks, {_often(t)}"
+            lines[name].append((t.gigabytes, t.tokens_per_gpu))
+        for name, points in lines.items():
             axes.plot(*zip(*sorted(points)), marker="o", markersize=4, label=name)
         axes.set(title=phase, xlabel="GB of expert weights on each rank", ylabel="tokens/s a rank")
         axes.legend(fontsize="small")

@@ -18,13 +18,12 @@ from eplb.evaluation.measure import ProgramRun
 from eplb.placement import Deployment
 from eplb.planning import advice, advice_report
 from eplb.planning.advice import Study, Trial, deployment_of, held_out, in_windows
-from eplb.sandbox.runner import Run
 from eplb.throughput.profile import Serving, default_serving
 from eplb.throughput.worth import Worth
 from eplb.trace import History, write_trace
 from eplb.workload_model import PRESETS, generate
 from tests.engines.samples import statistics
-from tests.planning.commands import advised
+from tests.planning.commands import GreedySandbox, advised
 
 ROOT = Path(__file__).parents[2]
 
@@ -42,23 +41,7 @@ def recording(tmp_path_factory) -> Path:
 
 @pytest.fixture
 def no_sandbox(monkeypatch):
-    """The greedy rule in place of a program, a millisecond a call."""
-
-    class Greedy:
-        def __init__(self, *_):
-            pass
-
-        def __enter__(self):
-            return self
-
-        def __exit__(self, *_):
-            pass
-
-        def run(self, program, windows, deployment, *_):
-            placements = [place_greedily(window, deployment) for window in windows]
-            return Run(placements, np.full(len(windows), 1e-3))
-
-    monkeypatch.setattr(advice_report, "Sandbox", Greedy)
+    monkeypatch.setattr(advice_report, "Sandbox", GreedySandbox)
 
 
 def told(recording, **options):
@@ -180,9 +163,9 @@ def test_no_window_is_served_by_a_plan_that_has_seen_it(recording):
     assert len(placements) == len(times) == 8
     # Changing the windows from one on cannot change the placements that serve up to it.
     for index in range(8, 16):
-        windows = history.windows.copy()
-        windows[index:] = windows[index:, :, ::-1]
-        blind = replace(history, windows=windows)
+        records = history.records.copy()
+        records[index:] = records[index:, ..., ::-1]
+        blind = History(records)
         again, _ = study_of(blind, free).schedule("prefill", deployment, 1)
         for one, other in zip(placements[: index - 7], again):
             assert (one.phy2log == other.phy2log).all()
@@ -197,20 +180,34 @@ def test_planning_and_moves_are_paid_for_at_every_rebalancing(recording):
     assert all(trial.stall >= 0.25 for trial in trials[1:])
 
 
-def trial_with(spare: int, every: int, speed: float, phase="decode") -> Trial:
+def trial_with(spare: int, every: int, speed: float) -> Trial:
     worth = Worth(0.5, 0.0, 0.5, 0.0, 0.0, 1.0, tokens=speed)
     deployment = Deployment(8 + spare, 1, 1, 1)
-    return Trial(phase, deployment, spare, every, every, 1.0, 0.5, worth, 0.0, 0.0)
+    return Trial(deployment, spare, every, every, 1.0, 0.5, worth, 0.0, 0.0)
+
+
+def chosen(*trials: Trial) -> Trial:
+    return advice_report.choose({"decode": [*trials]})["decode"]
 
 
 def test_the_simplest_of_what_is_as_good_is_chosen():
     best = trial_with(3, 1, 1000.0)
-    assert advice_report.choose([best, trial_with(0, 1, 990.0)]) == [best]
+    assert chosen(best, trial_with(0, 1, 990.0)) is best
     simpler = trial_with(1, 1, 996.0)
-    assert advice_report.choose([best, simpler, trial_with(0, 1, 990.0)]) == [simpler]
+    assert chosen(best, simpler, trial_with(0, 1, 990.0)) is simpler
     rarely, never = trial_with(1, 4, 996.0), trial_with(1, 0, 996.0)
-    assert advice_report.choose([best, simpler, rarely]) == [rarely]
-    assert advice_report.choose([best, rarely, simpler, never]) == [never]
+    assert chosen(best, simpler, rarely) is rarely
+    assert chosen(best, rarely, simpler, never) is never
+
+
+def test_one_choice_for_both_phases_is_one_that_both_have():
+    """The mean over the phases decides, not one of them; intervals of one alone do not count."""
+    fast, even, slow = (trial_with(2, 1, speed) for speed in (1000.0, 900.0, 500.0))
+    other_fast, other_slow = trial_with(0, 1, 1000.0), trial_with(0, 1, 600.0)
+    trials = {"prefill": [fast, other_slow], "decode": [even, other_fast]}
+    assert advice_report.choose(trials) == {"prefill": fast, "decode": even}
+    trials = {"prefill": [slow, other_fast, trial_with(0, 0, 9000.0)], "decode": [even, other_fast]}
+    assert advice_report.choose(trials) == {"prefill": other_fast, "decode": other_fast}
 
 
 def test_the_newest_iterations_make_whole_windows(recording):

@@ -15,12 +15,10 @@ import yaml
 from eplb import trace as traces
 from eplb.common import UserError
 from eplb.engines import registry
-from eplb.engines.choice import place_greedily
 from eplb.placement import Deployment
 from eplb.planning import planner
 from eplb.planning.load_table import tabulate
 from eplb.planning.matching import align
-from eplb.sandbox.runner import Run
 from eplb.workload_model import WorkloadModel
 from eplb.workload_model import generate as make_trace
 from tests.engines.samples import statistics, write_rank, write_ranks
@@ -77,21 +75,7 @@ def test_errors_are_one_line_with_status_2_and_no_file(recording, tmp_path):
 
 @pytest.fixture
 def no_sandbox(monkeypatch):
-    """The engine's rule in place of a program: starting a sandbox for every test takes minutes."""
-
-    class EngineRule:
-        def __init__(self, timeout, hidden): ...
-
-        def __enter__(self):
-            return self
-
-        def __exit__(self, *_): ...
-
-        def run(self, program, windows, deployment, *_):
-            placements = [place_greedily(window, deployment) for window in windows]
-            return Run(placements, np.zeros(len(windows)))
-
-    monkeypatch.setattr(planner, "Sandbox", EngineRule)
+    monkeypatch.setattr(planner, "Sandbox", commands.GreedySandbox)
 
 
 def generated(recording: Path, output: Path, **options) -> tuple[str, list[str]]:
