@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import threading
 
+import pytest
+
 from eplb.common import UserError
 from eplb.evolution import progress
 from eplb.evolution.progress import Watcher
@@ -89,3 +91,29 @@ def test_silent_models_end_the_run(recorder, monkeypatch):
     """ShinkaEvolve would ask on for minutes, generation after generation."""
     reasons = watch(recorder(num_islands=1), monkeypatch, silent="x: refused", idle=0.0)
     assert "the models stopped answering: x: refused" in reasons
+
+
+@pytest.mark.parametrize(
+    ("says", "shown"),
+    [
+        (None, "it said nothing;"),
+        ("", "it said nothing;"),
+        ("I would sort\nthe experts first.", "it said 'I would sort the experts first.';"),
+    ],
+)
+def test_answers_of_no_use_end_the_run_with_the_last_of_them(recorder, monkeypatch, says, shown):
+    def give_up(generation):
+        details = {"failure_reason": "no edit", "model_name": "x"}
+        return lambda run: run.database.record_attempt_event(
+            generation, "proposal", "failed", details
+        )
+
+    run = recorder(num_islands=1)
+    if says is not None:
+        attempt = run.folder / "gen_3" / "attempts" / "patch_1"
+        attempt.mkdir(parents=True)
+        (attempt / "llm_response.txt").write_text(says)
+    steps = [lambda run: run.add(0), give_up(1), give_up(2)]
+    assert watch(run, monkeypatch, steps) == []
+    [reason] = watch(run, monkeypatch, [give_up(3)])
+    assert "no answer of x can be used (no edit); " + shown in reason and "offline=true" in reason

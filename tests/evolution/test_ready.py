@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from types import SimpleNamespace
 
 import pytest
@@ -10,8 +11,19 @@ import pytest
 from eplb.common import UserError
 from eplb.evolution import run
 from eplb.evolution.settings import compose_config
+from tests.evolution.model_server import ModelServer
 
 pytestmark = pytest.mark.usefixtures("no_keys")
+
+
+@pytest.mark.parametrize(
+    "mistake", ["evo_config.num_generations=1.5", "nosuch=1", "evo_config.init_program_path=no.py"]
+)
+def test_mistakes_are_told_before_a_model_is_asked(tmp_path, mistake):
+    with ModelServer() as server:
+        with pytest.raises(UserError, match=re.escape(mistake)):
+            run.run([f"models={server.model}", f"output_dir={tmp_path}/run", mistake])
+        assert server.prompts == [] and not (tmp_path / "run").exists()
 
 
 def test_slurm_paths_without_blanks(tmp_path):

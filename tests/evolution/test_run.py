@@ -24,10 +24,19 @@ def runs(tmp_path):
         yield Runs(tmp_path, server)
 
 
-def test_a_run_says_what_it_does_and_leaves_the_best_program(runs):
-    process = runs.start(runs.overrides(12))
-    out, _ = process.communicate(timeout=120)
-    assert process.returncode == 0, out
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    """A run of twelve generations that has ended, and what it printed."""
+    with ModelServer() as server:
+        runs = Runs(tmp_path_factory.mktemp("finished"), server)
+        process = runs.start(runs.overrides(12))
+        out, _ = process.communicate(timeout=120)
+        assert process.returncode == 0, out
+        yield runs, out
+
+
+def test_a_run_says_what_it_does_and_leaves_the_best_program(finished):
+    runs, out = finished
     lines = out.splitlines()
     assert lines[:3] == [
         f"models: {runs.server.model}",
@@ -47,7 +56,9 @@ def test_a_run_says_what_it_does_and_leaves_the_best_program(runs):
 
 def test_a_run_that_its_budget_ends(runs):
     """A model on loopback whose name has a price in ShinkaEvolve's list."""
-    runs.server.tokens = 10_000
+    # One answer is dearer than the budget: ShinkaEvolve waits for a minute where it is but nearly
+    # used up.
+    runs.server.tokens = 30_000
     model = runs.server.model.replace("editor", "gpt-5.4-mini")
     settings = [f"models={model}", "evo_config.max_api_costs=0.1"]
     process = runs.start([*runs.overrides(50), *settings])
@@ -66,21 +77,18 @@ def test_a_run_that_its_budget_ends(runs):
     assert (runs.results / "best" / "main.py").exists()
 
 
-def test_a_finished_run_is_resumed(runs):
-    process = runs.start(runs.overrides(2))
-    process.communicate(timeout=120)
-    assert process.returncode == 0
+def test_a_finished_run_is_resumed(finished):
+    runs, _ = finished
     asked = len(runs.server.prompts)
-    for entry in (runs.start, runs.launch):
-        process = entry([f"resume={runs.results}"])
-        out, _ = process.communicate(timeout=60)
-        assert process.returncode == 2
-        assert out == (
-            f"error: the run in {runs.results} is finished: it has its 2 generations; "
-            f"for more of them add evo_config.num_generations=4\n"
-        )
+    process = runs.launch([f"resume={runs.results}"])
+    out, _ = process.communicate(timeout=60)
+    assert process.returncode == 2
+    assert out == (
+        f"error: the run in {runs.results} is finished: it has its 12 generations; "
+        f"for more of them add evo_config.num_generations=24\n"
+    )
     assert len(runs.server.prompts) == asked
-    runs.check_complete(2)
+    runs.check_complete(12)
 
 
 def check_islands_exchange(runs):
@@ -142,9 +150,8 @@ def test_the_launcher_does_the_same(runs):
     runs.check_complete(5)
 
 
-@pytest.mark.parametrize("entry", ["start", "launch"])
 @pytest.mark.parametrize(
-    "mistake", ["evo_config.num_generations=1.5", "nosuch=1", "evo_config.init_program_path=no.py"]
+    ("entry", "mistake"), [("start", "evo_config.init_program_path=no.py"), ("launch", "nosuch=1")]
 )
 def test_mistakes_cost_nothing(runs, entry, mistake):
     """One line, exit status 2, no model asked, no folder left: under both commands."""
@@ -155,17 +162,14 @@ def test_mistakes_cost_nothing(runs, entry, mistake):
     assert runs.server.prompts == [] and not runs.results.exists()
 
 
-@pytest.mark.parametrize(
-    "says", ["", "I would sort the experts first.", "<NAME>\nno edit\n</NAME>"]
-)
-def test_useless_answers_end_the_run(runs, says):
+def test_useless_answers_end_the_run(runs):
     """ShinkaEvolve would ask on, nine times for every generation."""
-    runs.server.says = says
+    runs.server.says = "<NAME>\nno edit\n</NAME>"
     process = runs.start(runs.overrides(50))
     out, _ = process.communicate(timeout=120)
     last = out.splitlines()[-1]
     assert process.returncode == 1, out
-    assert (" ".join(says.split()) or "it said nothing") in last
+    assert "<NAME> no edit </NAME>" in last
     assert "offline=true" in last and f"resume={runs.results}" in last
 
 
@@ -182,10 +186,9 @@ def test_a_start_program_that_is_refused(runs):
     assert out.splitlines()[-1] == "the start program cannot be scored: slot 3 is 7"
 
 
-@pytest.mark.parametrize("entry", ["start", "launch"])
-def test_nobody_reads_what_the_run_says(runs, entry):
-    """`run_evo.py … | head -1`"""
-    process = getattr(runs, entry)(runs.overrides(50), errors=subprocess.PIPE)
+def test_nobody_reads_what_the_run_says(runs):
+    """`shinka_launch … | head -1`"""
+    process = runs.launch(runs.overrides(50), errors=subprocess.PIPE)
     process.stdout.readline()
     process.stdout.close()
     errors = process.stderr.read()
