@@ -12,14 +12,13 @@ import re
 import threading
 from collections.abc import Sequence
 from typing import Any
-from urllib.parse import urlparse
 
 from shinka.env import load_shinka_dotenv
 from shinka.llm import query
 from shinka.llm.client import get_client_llm
 from shinka.llm.kwargs import sample_model_kwargs
 from shinka.llm.providers.model_resolver import resolve_model_backend
-from shinka.model_availability import find_model_env_access_issues, missing_env_vars_for_provider
+from shinka.model_availability import missing_env_vars_for_provider, validate_model_env_access
 
 from eplb.common import UserError
 from eplb.evolution.resolvers import OFFLINE_MODEL
@@ -35,6 +34,20 @@ STRONG_MODELS = {
 }
 
 ANSWER_SECONDS = 40.0
+LOOPBACK = ("localhost", "127.0.0.1", "::1")
+# Providers that ShinkaEvolve queries by another's function, or by one of another name.
+QUERIED_AS = {
+    "bedrock": "anthropic",
+    "azure_openai": "openai",
+    "openrouter": "openai",
+    "google": "gemini",
+}
+# What an HTTP status of a refusal means; of other errors the name says more.
+REFUSALS = {
+    401: "the key was refused",
+    403: "the key was refused",
+    404: "the server does not know this model",
+}
 
 
 def choose_models(requested: str | Sequence[str] | None, offline: bool) -> list[str]:
@@ -68,8 +81,13 @@ def answering_models(
     Raises `UserError` with the reason for every model that had to answer and did not. Models that
     were chosen from the keys may fail as long as one answers; a line says so.
     """
-    _check_names(models)
-    _spare_loopback_the_proxy(models)
+    try:
+        validate_model_env_access(llm_models=models)
+    except ValueError as error:
+        raise UserError(f"models: {error}; name other models, or add offline=true") from error
+    # A proxy cannot reach this machine's own servers: asking it would hang.
+    for name in ("NO_PROXY", "no_proxy"):
+        os.environ[name] = ",".join(filter(None, (os.environ.get(name), *LOOPBACK)))
     failures = silent_models(models, llm_kwargs, seconds)
     answering = [model for model in models if model not in failures]
     reasons = "; ".join(f"{model}: {reason}" for model, reason in failures.items())
@@ -83,56 +101,38 @@ def answering_models(
     return answering
 
 
-def _check_names(models: Sequence[str]) -> None:
-    try:
-        issues = find_model_env_access_issues(llm_models=models)
-    except ValueError as error:
-        raise UserError(f"models: {error}") from error
-    for issue in issues:
-        missing = " and ".join(issue.missing_env_vars)
-        raise UserError(f"{issue.model_name} needs {missing} to be set; or add offline=true")
-
-
-def _spare_loopback_the_proxy(models: Sequence[str]) -> None:
-    """A proxy cannot reach this machine's own servers: asking it would hang."""
-    for model in models:
-        host = urlparse(resolve_model_backend(model).base_url or "").hostname
-        for name in ("NO_PROXY", "no_proxy"):
-            excepted = os.environ.get(name, "")
-            if host in ("localhost", "127.0.0.1", "::1") and host not in excepted.split(","):
-                os.environ[name] = ",".join(filter(None, (excepted, host)))
-
-
 def silent_models(
     models: Sequence[str], llm_kwargs: dict[str, Any], seconds: float = ANSWER_SECONDS
 ) -> dict[str, str]:
     """Ask every model one short question: why each of those that do not answer is silent."""
-    models = [model for model in models if model != OFFLINE_MODEL]
-    failures = {model: f"no answer within {seconds:.0f} s" for model in models}
+    asked = [model for model in models if model != OFFLINE_MODEL]
+    reasons = dict.fromkeys(asked, f"no answer within {seconds:.0f} s")
 
     def ask(model: str) -> None:
-        try:
-            answer = _ask(model, llm_kwargs, seconds)
-        except Exception as error:  # noqa: BLE001 - every client library has its own
-            failures[model] = _reason(error, model)
-            return
-        if re.search(r"\bOK(AY)?\b", answer.content or "", re.IGNORECASE):
-            failures.pop(model)
-        else:
-            failures[model] = f"asked to reply with OK, it said {_shown(answer)}"
+        reasons[model] = _why_silent(model, llm_kwargs, seconds)
 
-    threads = [threading.Thread(target=ask, args=(model,), daemon=True) for model in models]
+    threads = [threading.Thread(target=ask, args=(model,), daemon=True) for model in asked]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join(seconds)
-    return dict(failures)
+    return {model: reason for model, reason in reasons.items() if reason}
 
 
-def _shown(answer: query.QueryResult) -> str:
-    if (answer.content or "").strip():
-        return repr(" ".join(answer.content.split())[:160])
-    return "nothing, after thinking up all that it may say" if answer.thought else "nothing"
+def _why_silent(model: str, llm_kwargs: dict[str, Any], seconds: float) -> str:
+    """What is wrong with the model's answer to one short question; empty where nothing is."""
+    try:
+        answer = _ask(model, llm_kwargs, seconds)
+    except Exception as error:  # noqa: BLE001 - every client library has its own
+        status = getattr(error, "status_code", None) or getattr(error, "code", None)
+        address = resolve_model_backend(model).base_url
+        kind = f"{type(error).__name__}{f' at {address}' if address else ''}"
+        return f"{REFUSALS.get(status, kind)} ({' '.join(str(error).split())[:160]})"
+    said = " ".join((answer.content or "").split())
+    if re.search(r"\bOK(AY)?\b", said, re.IGNORECASE):
+        return ""
+    nothing = f"nothing{', after thinking up all that it may say' if answer.thought else ''}"
+    return f"asked to reply with OK, it said {repr(said[:160]) if said else nothing}"
 
 
 def _ask(model: str, llm_kwargs: dict[str, Any], seconds: float) -> query.QueryResult:
@@ -142,18 +142,5 @@ def _ask(model: str, llm_kwargs: dict[str, Any], seconds: float) -> query.QueryR
         client = client.with_options(timeout=seconds, max_retries=0)
     kwargs = sample_model_kwargs(model_names=[model], **llm_kwargs)
     kwargs.pop("model_name")
-    names = {"bedrock": "anthropic", "azure_openai": "openai", "openrouter": "openai"}
-    question = getattr(query, f"query_{ {**names, 'google': 'gemini'}.get(provider, provider) }")
-    texts = ("Reply with OK.", "You are brief.")
-    return question.__wrapped__(client, api_model, *texts, [], None, **kwargs)
-
-
-def _reason(error: Exception, model: str) -> str:
-    status = getattr(error, "status_code", None) or getattr(error, "code", None)
-    detail = " ".join(str(error).split())[:160]
-    if status in (401, 403):
-        return f"the key was refused ({status}: {detail})"
-    if status == 404:
-        return f"the server does not know this model ({detail})"
-    address = resolve_model_backend(model).base_url
-    return f"{type(error).__name__}{f' at {address}' if address else ''}: {detail}"
+    question = getattr(query, f"query_{QUERIED_AS.get(provider, provider)}").__wrapped__
+    return question(client, api_model, "Reply with OK.", "You are brief.", [], None, **kwargs)

@@ -5,7 +5,7 @@ It reads the results folder only. Not covered: what ends a run (`eplb.evolution.
 
 from __future__ import annotations
 
-import json
+import io
 import shutil
 import sys
 import threading
@@ -23,6 +23,7 @@ POLL_SECONDS = 0.25
 # time: so many in a row, without a program, are the model's habit.
 GIVEN_UP = 3
 LEAST_FREE_BYTES = 8 << 20
+LINE = "{n_fmt}/{total_fmt} generations  {desc}  time left {remaining}"
 
 
 class Watcher:
@@ -48,15 +49,22 @@ class Watcher:
         self.run = self._read(Run(folder))
         # What ShinkaEvolve prints goes elsewhere; these lines stay here.
         self._out, self._err = sys.stdout, sys.stderr
-        self._first = self.run.generations
-        self._began = self._changed = time.monotonic()
+        self._on_terminal = self._err.isatty()
+        self._bar = tqdm(
+            total=target,
+            initial=self.run.generations,
+            desc="best none yet",
+            bar_format=("{bar:20} " if self._on_terminal else "") + LINE,
+            smoothing=0,
+            delay=1,
+            file=self._err if self._on_terminal else io.StringIO(),
+        )
+        self._changed = time.monotonic()
         self._finished = threading.Event()
-        self._bar = None
-        if self._err.isatty():
-            self._bar = tqdm(total=target, initial=self._first, unit="gen", dynamic_ncols=True)
         self._thread = threading.Thread(target=self._watch, name="progress", daemon=True)
 
     def start(self) -> None:
+        self._bar.refresh()
         self._thread.start()
 
     def say(self, words: str) -> None:
@@ -67,8 +75,7 @@ class Watcher:
             self.end(f"cannot write to standard output ({error.strerror})")
 
     def warn(self, words: str) -> None:
-        if self._bar is not None:
-            self._bar.close()
+        self._bar.close()
         print(words, file=self._err, flush=True)
 
     def finish(self) -> Run:
@@ -76,8 +83,7 @@ class Watcher:
         self._finished.set()
         self._thread.join()
         self._look()
-        if self._bar is not None:
-            self._bar.close()
+        self._bar.close()
         return self.run
 
     def _watch(self) -> None:
@@ -104,8 +110,12 @@ class Watcher:
             return
         self._changed = time.monotonic()
         if not last.generations:  # the start-up says nothing about the generations to come
-            self._first, self._began = self.run.generations, time.monotonic()
-        self._show()
+            self._bar.initial, self._bar.start_t = self.run.generations, time.time()
+        best = "none yet" if self.run.best is None else f"{self.run.best.score:.4f}"
+        self._bar.n = self.run.generations
+        self._bar.set_description_str(f"best {best}  cost ${self.run.cost:.2f}")
+        if not self._on_terminal:
+            self.say(str(self._bar))
 
     def _read(self, last: Run) -> Run:
         """What the database holds now; ``last`` where it did not change or has no program yet."""
@@ -120,35 +130,12 @@ class Watcher:
         self._stamp = stamp
         return run
 
-    def _show(self) -> None:
-        best = "none yet" if self.run.best is None else f"{self.run.best.score:.4f}"
-        if self._bar is not None:
-            self._bar.n = self.run.generations
-            self._bar.set_postfix_str(f"best {best}, cost ${self.run.cost:.2f}")
-            return
-        self.say(
-            f"{self.run.generations}/{self.target} generations  best {best}  "
-            f"time left {self._time_left()}  cost ${self.run.cost:.2f}"
-        )
-
-    def _time_left(self) -> str:
-        done, left = self.run.generations - self._first, self.target - self.run.generations
-        if not done:
-            return "unknown"
-        each = (time.monotonic() - self._began) / done
-        minutes, seconds = divmod(round(each * max(0, left)), 60)
-        return f"{minutes} min {seconds} s" if minutes else f"{seconds} s"
-
 
 def _why_refused(run: Run) -> str:
     """Why the evaluation refused the start program, in its own words."""
-    results = run.folder / "gen_0" / "results"
-    try:
-        reason = text(json.loads((results / "correct.json").read_text("utf-8")).get("error"))
-    except (OSError, ValueError, AttributeError):
-        reason = ""
-    lines = (reason or text(run.seed.metadata.get("stderr_log"))).splitlines()
-    return lines[-1] if lines else f"see {results}"
+    errors = text(run.seed.metadata.get("stderr_log")).splitlines()
+    told = [*run.seed.feedback.splitlines()[:1], *errors[-1:]]
+    return told[0] if told else f"see {run.folder / 'gen_0' / 'results'}"
 
 
 def useless_answers(run: Run) -> str | None:

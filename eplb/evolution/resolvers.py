@@ -80,23 +80,17 @@ def _read(path: str) -> Trace:
 
 
 def slurm_partition() -> str:
-    """The cluster's default partition; raises `UserError` where Slurm does not answer."""
+    """The cluster's default partition; raises `UserError` where Slurm names none."""
+    command = ["sinfo", "--noheader", "--format=%P"]
     try:
-        listed = subprocess.run(
-            ["sinfo", "--noheader", "--format=%P"],
-            capture_output=True,
-            text=True,
-            check=True,
-            timeout=30,
-        )
+        listed = subprocess.run(command, capture_output=True, text=True, timeout=30)
     except FileNotFoundError as error:
         raise UserError("cluster=slurm needs Slurm's commands; sinfo is not on the PATH") from error
-    except subprocess.CalledProcessError as error:
-        raise UserError(f"cluster=slurm: sinfo failed: {error.stderr.strip()}") from error
-    for partition in listed.stdout.split():
-        if partition.endswith("*"):
-            return partition[:-1]
-    raise UserError("this Slurm has no default partition; add job_config.partition=NAME")
+    default = [name[:-1] for name in listed.stdout.split() if name.endswith("*")]
+    if not default:
+        why = " ".join(listed.stderr.split()) or "sinfo marks none"
+        raise UserError(f"Slurm has no default partition ({why}); add job_config.partition=NAME")
+    return default[0]
 
 
 def output_dir(resume: str | None, fresh: str) -> str:

@@ -17,7 +17,6 @@ proposals that were on their way.
 from __future__ import annotations
 
 import fcntl
-import re
 import shutil
 import sqlite3
 import subprocess
@@ -29,8 +28,6 @@ import psutil
 
 from eplb.common import UserError
 from eplb.evolution.rundb import DATABASE, Program, read_so_far
-
-_GENERATION = re.compile(r"gen_(\d+)$")
 
 
 def hold(folder: Path) -> IO:
@@ -89,12 +86,19 @@ def prepare(folder: Path, num_islands: int) -> int:
             f"the run in {folder} has {islands} islands, not {num_islands}; "
             f"add db_config.num_islands={islands}"
         )
-    _remove_generations(folder, kept=set(done))
     with closing(sqlite3.connect(folder / DATABASE, timeout=30)) as database:
         for number, generation in enumerate(done):
             if generation != number:
                 _renumber(database, folder, generation, number)
-        _forget_jobs(database, last_generation=len(done) - 1)
+        with database:
+            database.execute(
+                "UPDATE programs SET metadata = json_set(metadata, '$.source_job_id',"
+                " 'earlier:' || id) WHERE json_extract(metadata, '$.source_job_id') IS NOT NULL"
+            )
+            database.execute(
+                "INSERT OR REPLACE INTO metadata_store (key, value) VALUES ('last_iteration', ?)",
+                (str(len(done) - 1),),
+            )
     _remove_generations(folder, kept=set(range(len(done))))
     return len(done)
 
@@ -111,38 +115,25 @@ def end_evaluations(folder: Path) -> None:
         with suppress(psutil.NoSuchProcess):
             process.kill()
     psutil.wait_procs(doomed, timeout=10)
-    jobs = _slurm_jobs(folder)
-    if jobs:
-        subprocess.run(["scancel", *jobs], timeout=60, check=False)
-
-
-def _slurm_jobs(folder: Path) -> list[str]:
-    """Ids of the jobs, waiting or running, whose log goes into the folder."""
-    if shutil.which("scontrol") is None:
-        return []
-    answer = subprocess.run(
-        ["scontrol", "show", "job", "--oneliner"], capture_output=True, text=True, timeout=60
-    )
-    states = "PENDING|RUNNING|CONFIGURING|SUSPENDED"
-    alive = re.compile(rf"JobId=(\d+) .*JobState=(?:{states}) .*StdOut=(\S+)")
-    found = (alive.search(line) for line in answer.stdout.splitlines())
-    return [match[1] for match in found if match and match[2].startswith(f"{folder}/gen_")]
+    if shutil.which("scancel"):
+        subprocess.run(["scancel", f"--name={folder}"], capture_output=True, timeout=60)
 
 
 def _remove_generations(folder: Path, kept: set[int]) -> None:
     for path in folder.glob("gen_*"):
-        match = _GENERATION.match(path.name)
-        if match and int(match[1]) not in kept:
+        number = path.name.removeprefix("gen_")
+        if number.isdigit() and int(number) not in kept:
             shutil.rmtree(path)
 
 
 def _renumber(database: sqlite3.Connection, folder: Path, old: int, new: int) -> None:
     """Call generation ``old`` ``new``, which is free.
 
-    Copied first and removed last: whatever is interrupted, a folder without a row is a leftover.
+    Copied first, and removed by `prepare` at last: whatever is interrupted, a folder without a row
+    is a leftover.
     """
+    shutil.rmtree(folder / f"gen_{new}", ignore_errors=True)
     if (folder / f"gen_{old}").exists():
-        shutil.rmtree(folder / f"gen_{new}", ignore_errors=True)
         shutil.copytree(folder / f"gen_{old}", folder / f"gen_{new}")
     with database:
         database.execute(
@@ -152,16 +143,3 @@ def _renumber(database: sqlite3.Connection, folder: Path, old: int, new: int) ->
         )
         database.execute("DELETE FROM attempt_log WHERE generation = ?", (new,))
         database.execute("UPDATE attempt_log SET generation = ? WHERE generation = ?", (new, old))
-    shutil.rmtree(folder / f"gen_{old}", ignore_errors=True)
-
-
-def _forget_jobs(database: sqlite3.Connection, last_generation: int) -> None:
-    with database:
-        database.execute(
-            "UPDATE programs SET metadata = json_set(metadata, '$.source_job_id', 'earlier:' || id)"
-            " WHERE json_extract(metadata, '$.source_job_id') IS NOT NULL"
-        )
-        database.execute(
-            "INSERT OR REPLACE INTO metadata_store (key, value) VALUES ('last_iteration', ?)",
-            (str(last_generation),),
-        )

@@ -25,7 +25,7 @@ from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 from shinka.core import ShinkaEvolveRunner
 
-from eplb.common import DONE, UserError, project_file, write_text
+from eplb.common import DONE, UserError, write_text
 from eplb.evolution import confirm as confirmation
 from eplb.evolution import resume
 from eplb.evolution.models import OFFLINE_MODEL, answering_models, silent_models
@@ -34,6 +34,9 @@ from eplb.evolution.rundb import Run, read_so_far
 from eplb.evolution.settings import check_start_program, compose_config, with_saved
 
 STOPPED = 1
+# What ShinkaEvolve's runner takes from the configuration: made into objects, and as it is.
+CONFIGS = ("evo_config", "job_config", "db_config")
+LIMITS = ("verbose", "max_evaluation_jobs", "max_proposal_jobs", "max_db_workers")
 
 
 def run(overrides: Sequence[str]) -> int:
@@ -44,22 +47,19 @@ def run(overrides: Sequence[str]) -> int:
     """
     overrides = with_saved(overrides)
     config = compose_config(overrides)
-    folder = Path(config.output_dir).absolute()
-    _check_files(config, folder)
-    _set_environment(config.seed)
     settings = config.evo_config
-    settings.results_dir = str(folder)
+    folder = Path(settings.results_dir)
+    _check_files(config, folder)
+    _set_environment(config.seed, folder)
     settings.llm_models = answering_models(
         settings.llm_models, settings.llm_kwargs, requested=config.models is not None
     )
-    if settings.meta_llm_models:
-        settings.meta_llm_models = settings.llm_models[:1]
+    OmegaConf.resolve(config)
     with resume.hold(folder):
         done = resume.prepare(folder, config.db_config.num_islands)
-        if done:
-            # A resumed run shall not draw again what it drew at first.
-            random.seed(config.seed + done)
-            np.random.seed(config.seed + done)
+        # A resumed run shall not draw again what it drew at first.
+        random.seed(config.seed + done)
+        np.random.seed(config.seed + done)
         write_text(folder / ".hydra" / "overrides.yaml", yaml.safe_dump(list(overrides)))
         write_text(folder / ".hydra" / "config.yaml", OmegaConf.to_yaml(config))
         return _evolve(config, folder, done)
@@ -71,11 +71,11 @@ def _check_files(config: DictConfig, folder: Path) -> None:
         raise UserError(f"{folder}: ShinkaEvolve cannot read results in a folder with #, ? or %")
     check_start_program(Path(config.evo_config.init_program_path))
     if config.evo_config.job_type != "local":
-        trace = config.distributed_job_config.extra_cmd_args.get("trace", "none")
-        for path in (str(folder), sys.executable, str(project_file("evaluate.py")), trace):
-            if shlex.quote(path) != path:
+        job = config.job_config
+        for word in (folder, sys.executable, job.eval_program_path, *job.extra_cmd_args.values()):
+            if shlex.quote(str(word)) != str(word):
                 raise UserError(
-                    f"Slurm jobs cannot use the path {path}: only letters, digits and ._-/ work; "
+                    f"Slurm jobs cannot use the path {word}: only letters, digits and ._-/ work; "
                     f"choose another folder (results_dir=…)"
                 )
     done = read_so_far(folder).generations
@@ -86,18 +86,19 @@ def _check_files(config: DictConfig, folder: Path) -> None:
         )
 
 
-def _set_environment(seed: int) -> None:
+def _set_environment(seed: int, folder: Path) -> None:
     """What ShinkaEvolve, the offline proposer and Slurm's commands read."""
     agent = Path(__file__).resolve().parent.parent / "proposer" / "agent.py"
-    command = [sys.executable, "-S", "-E", str(agent)]
-    os.environ["SHINKA_HEADLESS_COMMAND"] = shlex.join(command)
-    os.environ["SHINKA_HEADLESS_TIMEOUT"] = "120"
-    os.environ["EPLB_PROPOSER_SEED"] = str(seed)
-    os.environ["EPLB_PYTHON_BIN"] = os.path.dirname(sys.executable)
-    # A job whose node was lost has failed; started again it would keep the run waiting.
-    os.environ["SBATCH_NO_REQUEUE"] = "1"
-    random.seed(seed)
-    np.random.seed(seed)
+    os.environ |= {
+        "SHINKA_HEADLESS_COMMAND": shlex.join([sys.executable, "-S", "-E", str(agent)]),
+        "SHINKA_HEADLESS_TIMEOUT": "120",
+        "EPLB_PROPOSER_SEED": str(seed),
+        "EPLB_PYTHON_BIN": os.path.dirname(sys.executable),
+        # Jobs are found by their name, `resume.end_evaluations`.
+        "SBATCH_JOB_NAME": str(folder),
+        # A job whose node was lost has failed; started again it would keep the run waiting.
+        "SBATCH_NO_REQUEUE": "1",
+    }
 
 
 def _evolve(config: DictConfig, folder: Path, done: int) -> int:
@@ -125,7 +126,11 @@ def _evolve(config: DictConfig, folder: Path, done: int) -> int:
     watcher.start()
     try:
         with _quiet(config.verbose, folder):
-            runner = _runner(config)
+            runner = ShinkaEvolveRunner(
+                **{name: instantiate(config[name]) for name in CONFIGS},
+                **{name: config[name] for name in LIMITS},
+                banner_style="minimal",
+            )
             runner.run()
     except Exception as error:  # noqa: BLE001 - ShinkaEvolve names no exceptions of its own
         logging.exception("the run ended")
@@ -148,57 +153,42 @@ def _evolve(config: DictConfig, folder: Path, done: int) -> int:
 
 def _announcement(settings: DictConfig, folder: Path, done: int) -> str:
     models, budget = settings.llm_models, settings.max_api_costs
-    offline = models == [OFFLINE_MODEL]
-    names = "the offline proposer (no API key, or offline=true): no LLM, no network"
     limit = "none (evo_config.max_api_costs)" if budget is None else f"${budget:.2f}"
-    lines = [
-        f"models: {names if offline else ', '.join(models)}",
-        f"budget: {limit}{'; the offline proposer is free' if offline else ''}",
-        f"results: {folder}",
-    ]
-    if done:
-        lines.append(f"resuming after {done} generations")
-    return "\n".join(lines)
+    names = ", ".join(models)
+    if models == [OFFLINE_MODEL]:
+        names = "the offline proposer (no API key, or offline=true): no LLM, no network"
+        limit += "; the offline proposer is free"
+    lines = [f"models: {names}", f"budget: {limit}", f"results: {folder}"]
+    return "\n".join([*lines, f"resuming after {done} generations"] if done else lines)
 
 
 def _conclude(watcher: Watcher, held: Run, config: DictConfig) -> None:
     """Confirm the best program, keep it, and say what to type next."""
     if held.best is None:
         return
-    folder = held.folder
-    watcher.say(f"best on the known trace: gen_{held.best.generation}, {held.best.score:.4f}")
+    folder, best, job = held.folder, held.best, config.job_config
+    watcher.say(f"best on the known trace: gen_{best.generation}, {best.score:.4f}")
     if config.confirm:
         watcher.say(f"scoring the best programs on {confirmation.TRACES} traces drawn now")
         watcher.say(confirmation.confirm(held))
     else:
-        resume.keep(folder, held.best)
+        resume.keep(folder, best)
     program = str(folder / "best" / "main.py")
-    evaluate = ["python", str(project_file("evaluate.py")), "--program_path", program]
-    for name, value in config.distributed_job_config.extra_cmd_args.items():
-        if value not in ("report", "eplb", "even", "h200"):  # what it does anyway
+    evaluate = ["python", job.eval_program_path, "--program_path", program]
+    example = compose_config([]).job_config.extra_cmd_args
+    for name, value in job.extra_cmd_args.items():
+        if value != example.get(name):
             evaluate += [f"--{name}", str(value)]
-    watcher.say(f"what happened: python -m eplb.report {shlex.quote(str(folder))}")
-    watcher.say(f"the program: {program}; score it again with")
-    watcher.say(f"  {shlex.join(evaluate)}")
+    watcher.say(
+        f"what happened: python -m eplb.report {shlex.quote(str(folder))}\n"
+        f"the program: {program}; score it again with\n  {shlex.join(evaluate)}"
+    )
 
 
 def _command() -> list[str]:
     """How this run was started, without its settings."""
     name = Path(sys.argv[0]).name
     return [name, "variant=eplb_example"] if name == "shinka_launch" else ["python", sys.argv[0]]
-
-
-def _runner(config: DictConfig) -> ShinkaEvolveRunner:
-    return ShinkaEvolveRunner(
-        evo_config=instantiate(config.evo_config),
-        job_config=instantiate(config.job_config),
-        db_config=instantiate(config.db_config),
-        verbose=config.verbose,
-        max_evaluation_jobs=config.max_evaluation_jobs,
-        max_proposal_jobs=config.max_proposal_jobs,
-        max_db_workers=config.max_db_workers,
-        banner_style="minimal",
-    )
 
 
 @contextmanager

@@ -13,10 +13,13 @@ import math
 import sqlite3
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
-from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
+
+from pydantic import BeforeValidator, Field, TypeAdapter, ValidationInfo, WrapValidator
+from pydantic.dataclasses import dataclass
+from pydantic_core import PydanticUseDefault
 
 from eplb.common import UserError
 
@@ -31,14 +34,17 @@ COSTS = {
     "meta_cost": "summaries and advice",
 }
 
+# The columns have the names of the fields that they become.
 _PROGRAMS = """
-    SELECT id, code, parent_id, archive_inspiration_ids, top_k_inspiration_ids, generation,
-           timestamp, correct, combined_score, public_metrics, text_feedback, metadata, island_idx,
-           migration_history
+    SELECT id, code, parent_id, generation, timestamp, correct,
+           CASE WHEN correct THEN combined_score END AS score,
+           public_metrics AS public, text_feedback AS feedback, metadata,
+           archive_inspiration_ids AS from_archive, top_k_inspiration_ids AS from_top,
+           COALESCE(island_idx, 0) AS island, migration_history AS migrations
     FROM programs ORDER BY generation, timestamp, rowid
 """
 _FAILED_PROPOSALS = """
-    SELECT generation, stage, details FROM attempt_log
+    SELECT generation, details FROM attempt_log
     WHERE status = 'failed' ORDER BY generation, id
 """
 
@@ -64,13 +70,26 @@ def costs(details: dict[str, Any]) -> dict[str, float]:
     return {purpose: finite(details.get(key)) or 0.0 for key, purpose in COSTS.items()}
 
 
-@dataclass(frozen=True)
+def _or_default(field: Any, check: Any, info: ValidationInfo) -> Any:
+    """A JSON field; where it is missing or damaged, which is counted, the field's default."""
+    try:
+        return check(json.loads(field) if isinstance(field, str) else field)
+    except (ValueError, RecursionError):
+        if field:
+            info.context.append(info.field_name)
+        raise PydanticUseDefault from None
+
+
+_JSON = WrapValidator(_or_default)
+
+
+@dataclass(frozen=True, config={"populate_by_name": True})
 class Migration:
     """A program moved from one island to another."""
 
     generation: int
-    source: int
-    target: int
+    source: Annotated[int, Field(alias="from")]
+    target: Annotated[int, Field(alias="to")]
     timestamp: float
 
 
@@ -85,27 +104,32 @@ class Program:
     id: str
     code: str
     parent_id: str | None
-    inspirations: tuple[str, ...]
     generation: int
     timestamp: float
     correct: bool
-    score: float | None
-    public: dict[str, Any]
-    feedback: str
-    metadata: dict[str, Any]
-    island: int
-    migrations: tuple[Migration, ...]
+    score: Annotated[float | None, BeforeValidator(finite)]
+    feedback: Annotated[str, BeforeValidator(text)] = ""
+    public: Annotated[dict, _JSON] = Field(default_factory=dict)
+    metadata: Annotated[dict, _JSON] = Field(default_factory=dict)
+    from_archive: Annotated[list[str], _JSON] = Field(default_factory=list)
+    from_top: Annotated[list[str], _JSON] = Field(default_factory=list)
+    island: int = 0
+    migrations: Annotated[tuple[Migration, ...], _JSON] = ()
 
     is_seed = property(lambda self: self.generation == 0 and self.parent_id is None)
     description = property(lambda self: text(self.metadata.get("patch_description")))
     edit = property(lambda self: text(self.metadata.get("patch_type")))
     model = property(lambda self: text(self.metadata.get("model_name")))
 
-    @cached_property
+    @property
+    def inspirations(self) -> tuple[str, ...]:
+        return tuple(dict.fromkeys([*self.from_archive, *self.from_top]))
+
+    @property
     def name(self) -> str:
         return text(self.metadata.get("patch_name")) or f"program of generation {self.generation}"
 
-    @cached_property
+    @property
     def is_copy(self) -> bool:
         """Whether ShinkaEvolve made it from another program of the database, to found an island."""
         return bool(self.metadata.get("_is_island_copy") or self.metadata.get("_spawned_island"))
@@ -141,8 +165,7 @@ class FailedProposal:
     """A generation that never became a program: the model's edits could not be used."""
 
     generation: int
-    stage: str
-    details: dict[str, Any]
+    details: Annotated[dict, _JSON] = Field(default_factory=dict)
 
     model = property(lambda self: text(self.details.get("model_name")))
 
@@ -191,23 +214,25 @@ class NoPrograms(UserError):
 
 def read_run(folder: Path) -> Run:
     """Read a results folder; raises `UserError` where it is none, `NoPrograms` where empty."""
-    database, parser = _database_in(folder), _Parser()
-    # What SQLite keeps beside a database that is, or was, being written to.
-    logs = [database.with_name(f"{DATABASE}{suffix}") for suffix in ("-wal", "-journal")]
-    logs = [log for log in logs if log.exists()]
-    unfinished = any(log.stat().st_size for log in logs)
+    database, damaged = _database_in(folder), []
+    # What SQLite keeps beside a database that is, or was, being written to: -wal or -journal.
+    logs = [log.stat().st_size for log in folder.glob(f"{DATABASE}-[wj]*")]
     try:
         with _snapshot(database, held=bool(logs)) as connection:
-            programs = tuple(map(parser.program, connection.execute(_PROGRAMS)))
-            proposals = tuple(map(parser.proposal, connection.execute(_FAILED_PROPOSALS)))
-    except (sqlite3.Error, TypeError, ValueError) as error:
+            programs, proposals = (
+                TypeAdapter(tuple[kind, ...]).validate_python(
+                    [dict(row) for row in connection.execute(query)], context=damaged
+                )
+                for kind, query in ((Program, _PROGRAMS), (FailedProposal, _FAILED_PROPOSALS))
+            )
+    except (sqlite3.Error, ValueError) as error:
         kind = NoPrograms if "no such table" in str(error) else UserError
         way_out = "give the results folder of a run, or restore the file from a backup"
         message = f"cannot read {database} as a database of ShinkaEvolve ({error}); {way_out}"
         raise kind(message) from error
     if not programs:
         raise NoPrograms(f"{database} holds no program yet; wait for the seed's evaluation")
-    return Run(folder, programs, proposals, unfinished, parser.damaged)
+    return Run(folder, programs, proposals, any(logs), len(damaged))
 
 
 def read_so_far(folder: Path) -> Run:
@@ -244,53 +269,3 @@ def _snapshot(database: Path, held: bool) -> Iterator[sqlite3.Connection]:
         connection.text_factory = lambda raw: raw.decode("utf-8", errors="replace")
         connection.execute("BEGIN")
         yield connection
-
-
-class _Parser:
-    """Turns rows into programs, and counts the JSON fields that could not be read."""
-
-    damaged = 0
-
-    def json(self, field: str | None, kind: type) -> Any:
-        """A JSON field as ``kind`` (dict or list); empty where it is missing or damaged."""
-        try:
-            value = json.loads(field) if field else kind()
-        except (TypeError, ValueError, RecursionError):
-            value = None
-        if isinstance(value, kind):
-            return value
-        self.damaged += 1
-        return kind()
-
-    def program(self, row: sqlite3.Row) -> Program:
-        correct, inspirations = (
-            bool(row["correct"]),
-            self.json(row["archive_inspiration_ids"], list),
-        )
-        inspirations += self.json(row["top_k_inspiration_ids"], list)
-        return Program(
-            id=str(row["id"]),
-            code=str(row["code"]),
-            parent_id=row["parent_id"] or None,
-            inspirations=tuple(dict.fromkeys(i for i in inspirations if isinstance(i, str))),
-            generation=int(row["generation"]),
-            timestamp=float(row["timestamp"]),
-            correct=correct,
-            score=finite(row["combined_score"]) if correct else None,
-            public=self.json(row["public_metrics"], dict),
-            feedback=text(row["text_feedback"]),
-            metadata=self.json(row["metadata"], dict),
-            island=int(row["island_idx"] or 0),
-            migrations=tuple(self._migrations(row["migration_history"])),
-        )
-
-    def _migrations(self, field: str | None) -> Iterator[Migration]:
-        for move in self.json(field, list):
-            try:
-                when, source, target = (int(move[key]) for key in ("generation", "from", "to"))
-                yield Migration(when, source, target, float(move["timestamp"]))
-            except (KeyError, TypeError, ValueError):
-                self.damaged += 1
-
-    def proposal(self, row: sqlite3.Row) -> FailedProposal:
-        return FailedProposal(int(row[0]), str(row[1]), self.json(row[2], dict))

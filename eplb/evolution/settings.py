@@ -8,6 +8,7 @@ models answer (`eplb.evolution.models`).
 from __future__ import annotations
 
 import ast
+import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_type_hints
@@ -20,7 +21,7 @@ from hydra.errors import HydraException
 from hydra.utils import get_class
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
-from pydantic import Field, TypeAdapter, ValidationError
+from pydantic import AfterValidator, Field, TypeAdapter, ValidationError
 
 from eplb.common import UserError, nearest
 from eplb.evaluation.scores import SCORINGS
@@ -30,85 +31,82 @@ from eplb.throughput.profile import read as read_hardware
 
 VARIANT = "variant@_global_=eplb_example"
 GROUPS = ("cluster", "database", "evolution", "task", "variant")
-PATHS = ("resume", "trace", "hardware", "results_dir", "output_dir", "evo_config.init_program_path")
+PATHS = ("resume", "trace", "hardware", "results_dir", "output_dir")
+PATHS += ("evo_config.init_program_path", "evo_config.results_dir")
 # Both must stand in a program for ShinkaEvolve to change what is between them.
 MARKERS = ("EVOLVE-BLOCK-START", "EVOLVE-BLOCK-END")
 
-_Count = Annotated[int, Field(strict=True, ge=1, lt=2**31)]
-_Name = Annotated[str, Field(min_length=1)]
-
 
 def _some(kind: Any) -> Any:
-    return Annotated[list[kind], Field(min_length=1)]
+    return Annotated[kind, Field(min_length=1)]
 
+
+def _hardware(name: str) -> str:
+    read_hardware([name])
+    return str(Path(name).absolute()) if Path(name).is_file() else name
+
+
+_Count = Annotated[int, Field(strict=True, ge=1, lt=2**31)]
+_Name = _some(str)
+_Path = Annotated[_Name, AfterValidator(lambda name: str(Path(name).absolute()))]
 
 # What a value must be, beyond the types that ShinkaEvolve's own configuration has.
 KINDS: dict[str, Any] = {
     **dict.fromkeys(("offline", "verbose", "confirm"), bool),
-    **dict.fromkeys(("output_dir", "results_dir", "evo_config.init_program_path"), _Name),
+    **dict.fromkeys(("output_dir", "results_dir", "evo_config.results_dir"), _Path),
     **dict.fromkeys(("max_evaluation_jobs", "max_proposal_jobs", "max_db_workers"), _Count),
-    "models": _Name | _some(_Name) | None,
-    "trace": _Name | None,
+    "models": _Name | _some(list[_Name]) | None,
+    "trace": _Path | None,
     "seed": Annotated[int, Field(strict=True, ge=0, lt=2**31)],
     "locality": Literal["report", "require"],
     "scoring": Literal[tuple(SCORINGS)],
     "dispatch": Literal[RULES],
-    "hardware": _Name,
+    "hardware": Annotated[_Name, AfterValidator(_hardware)],
+    "evo_config.init_program_path": _Name,
     "evo_config.num_generations": _Count,
     "evo_config.max_api_costs": Annotated[float, Field(gt=0, allow_inf_nan=False)] | None,
     "evo_config.llm_dynamic_selection": Literal["ucb", "ucb1", "thompson", "fixed"] | None,
-    "evo_config.patch_types": _some(Literal["diff", "full", "cross"]),
+    "evo_config.patch_types": _some(list[Literal["diff", "full", "cross"]]),
     "evo_config.llm_kwargs.max_tokens": _Count,
-    "evo_config.llm_kwargs.temperatures": _some(float),
-    "evo_config.llm_kwargs.reasoning_efforts": _some(_Name),
+    "evo_config.llm_kwargs.temperatures": _some(list[float]),
+    "evo_config.llm_kwargs.reasoning_efforts": _some(list[_Name]),
     "db_config.num_islands": _Count,
     "db_config.archive_size": _Count,
     "db_config.migration_interval": _Count,
     "db_config.migration_rate": Annotated[float, Field(ge=0, le=1)],
     "db_config.parent_selection_strategy": Literal["weighted", "power_law", "beam_search"],
 }
-# Pydantic's words, and what they say to people who write overrides.
-WORDS = {
-    "a valid boolean, unable to interpret input": "true or false",
-    "Input should be": "it must be",
-    "List should have at least 1 item after validation, not 0": "a list of at least one",
-    "String should have at least 1 character": "it must not be empty",
-    "a valid string": "text (a number is text in two kinds of quotes: '\"30\"')",
-    "valid integer": "whole number",
-    "greater than or equal to": "at least",
-    "less than or equal to": "at most",
-}
+# Text may be a number, and a class of ShinkaEvolve's may be anything.
+CHECKS = {"coerce_numbers_to_str": True, "arbitrary_types_allowed": True}
 
 
 def compose_config(overrides: Sequence[str]) -> DictConfig:
-    """The checked and resolved configuration of the example with ``overrides``.
+    """The checked configuration of the example with ``overrides``; it resolves as it is read.
 
     `shinka_launch` finds ``configs/`` by the plugin in ``hydra_plugins/``, and so does this: a
     script's own folder is on Python's path. Raises `UserError` in one line for every mistake.
     """
-    parsed = [_parse(override) for override in overrides]
-    groups = [text for text, override in parsed if override.key_or_group in GROUPS]
+    parsed = [_parse(text) for text in overrides]
+    groups = [each for each in parsed if each.key_or_group in GROUPS]
     try:
         with initialize_config_module("shinka.configs", version_base=None):
-            config = compose("config", overrides=[VARIANT, *groups])
+            config = compose("config", overrides=[VARIANT, *(each.input_line for each in groups)])
         OmegaConf.set_struct(config, False)
         kinds = _kinds(config)
-        for text, override in parsed:
-            if override.key_or_group not in GROUPS:
-                _set(config, kinds, text, override)
+        for override in parsed:
+            if override not in groups:
+                _set(config, kinds, override)
         if config.trace is not None:
-            trace = str(Path(config.trace).absolute())
-            config.distributed_job_config.extra_cmd_args.trace = trace
-        read_hardware([config.hardware])
-        if Path(config.hardware).is_file():
-            config.hardware = str(Path(config.hardware).absolute())
-        OmegaConf.resolve(config)
+            config.distributed_job_config.extra_cmd_args.trace = config.trace
+        OmegaConf.to_container(config, resolve=True)
     except (HydraException, OmegaConfBaseException) as error:
-        raise UserError(_reason(error, overrides)) from error
+        told = str(error).rpartition("raised while resolving interpolation: ")[2]
+        told = re.split("Config search path|full_key:", told)[0]
+        raise UserError(f"{' '.join(overrides)}: {told}") from error
     return config
 
 
-def _parse(text: str) -> tuple[str, Override]:
+def _parse(text: str) -> Override:
     key, value = _split(text)
     if key in PATHS and value[:1] not in ("'", '"', "$", ""):
         # Hydra's grammar takes blanks, commas, `#` and `=` for its own.
@@ -121,49 +119,37 @@ def _parse(text: str) -> tuple[str, Override]:
         raise UserError(f"{text}: not a value; put it in quotes, {key}='\"…\"'") from error
     if override.is_sweep_override() or override.is_delete():
         raise UserError(f"{text}: one value each, written key=value")
-    return text, override
+    return override
 
 
 def _kinds(config: DictConfig) -> dict[str, Any]:
     """What every key may hold: those of the configuration, and of ShinkaEvolve's own classes."""
 
-    def keys(tree: dict[str, Any], above: str) -> Iterator[str]:
+    def kinds_of(tree: dict[str, Any], above: str) -> Iterator[tuple[str, Any]]:
         for key, value in tree.items():
-            yield f"{above}{key}"
+            yield f"{above}{key}", dict if isinstance(value, dict) else Any
             if isinstance(value, dict):
-                yield from keys(value, f"{above}{key}.")
+                yield from kinds_of(value, f"{above}{key}.")
 
-    kinds = dict.fromkeys((*keys(OmegaConf.to_container(config), ""), *GROUPS), Any)
+    kinds = dict.fromkeys(GROUPS, Any) | dict(kinds_of(OmegaConf.to_container(config), ""))
     for section in ("evo_config", "db_config", "job_config"):
         theirs = get_type_hints(get_class(config[section]._target_))
         kinds |= {f"{section}.{name}": kind for name, kind in theirs.items()}
     return kinds | KINDS
 
 
-def _set(config: DictConfig, kinds: dict[str, Any], text: str, override: Override) -> None:
-    key = override.key_or_group
+def _set(config: DictConfig, kinds: dict[str, Any], override: Override) -> None:
+    key, text = override.key_or_group, override.input_line
     # ShinkaEvolve hands these on as they are.
     free = key.rpartition(".")[0].endswith(("_kwargs", "_args", "_criteria"))
     if key not in kinds and not free:
         raise UserError(f"{text}: there is no setting {key}{nearest(key, kinds)}; see configs/")
-    checked = TypeAdapter(kinds.get(key, Any), config={"arbitrary_types_allowed": True})
     try:
-        OmegaConf.update(config, key, checked.validate_python(override.value()), force_add=True)
+        value = TypeAdapter(kinds.get(key, Any), config=CHECKS).validate_python(override.value())
     except ValidationError as error:
         wrong = ", or ".join(dict.fromkeys(each["msg"] for each in error.errors()))
-        for theirs, ours in WORDS.items():
-            wrong = wrong.replace(theirs, ours)
         raise UserError(f"{text}: {wrong}") from error
-
-
-def _reason(error: Exception, overrides: Sequence[str]) -> str:
-    """Our own words, where one of our resolvers raised them, else Hydra's."""
-    cause: BaseException | None = error
-    while cause is not None and not isinstance(cause, UserError):
-        cause = cause.__cause__
-    told = str(error).rpartition("raised while resolving interpolation: ")[2]
-    theirs = f"{' '.join(overrides)}: {told.partition('Config search path')[0]}"
-    return theirs if cause is None else str(cause)
+    OmegaConf.update(config, key, value, force_add=True)
 
 
 def with_saved(overrides: Sequence[str]) -> list[str]:
@@ -190,15 +176,14 @@ def check_start_program(path: Path) -> None:
     try:
         code = path.read_text(encoding="utf-8-sig")
         ast.parse(code)
-        places = [code.find(marker) for marker in MARKERS]
-        if places == sorted(places) and -1 not in places:
-            return
-        wrong = (
-            f"no EVOLVE block; put what may change between the lines "
-            f"# {MARKERS[0]} and # {MARKERS[1]}, as initial.py does"
-        )
     except OSError as error:
         wrong = f"{error.strerror}; name a program such as initial.py"
     except (SyntaxError, ValueError) as error:
         wrong = f"not Python ({error}); put that right first"
+    else:
+        places = [code.find(marker) for marker in MARKERS]
+        if places == sorted(places) and -1 not in places:
+            return
+        lines = " and ".join(f"# {marker}" for marker in MARKERS)
+        wrong = f"no EVOLVE block; put what may change between {lines}, as initial.py does"
     raise UserError(f"evo_config.init_program_path={path}: {wrong}")

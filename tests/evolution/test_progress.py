@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import threading
 
 import pytest
@@ -61,10 +60,9 @@ def test_a_line_for_every_change(recorder, monkeypatch, capsys):
     assert watch(recorder(num_islands=1), monkeypatch, steps) == []
     lines = capsys.readouterr().out.splitlines()
     assert len(lines) == 3
-    assert lines[0].startswith("1/4 generations  best 0.0000  time left ")
-    assert lines[1].startswith("2/4 generations  best 0.5000  time left ")
-    assert lines[1].endswith("cost $0.25")
-    assert lines[2] == "4/4 generations  best 0.7500  time left 0 s  cost $0.25"
+    assert lines[0].startswith("1/4 generations  best 0.0000  cost $0.00  time left ")
+    assert lines[1].startswith("2/4 generations  best 0.5000  cost $0.25  time left ")
+    assert lines[2] == "4/4 generations  best 0.7500  cost $0.25  time left 00:00"
 
 
 def test_a_database_that_cannot_be_read_for_a_moment(recorder, monkeypatch, capsys):
@@ -77,14 +75,17 @@ def test_a_database_that_cannot_be_read_for_a_moment(recorder, monkeypatch, caps
 def test_a_start_program_that_cannot_be_scored_ends_the_run(recorder, monkeypatch):
     """ShinkaEvolve would go on and pay for proposals that cannot be scored either."""
 
-    def refuse(run):
-        results = run.folder / "gen_0" / "results"
-        results.mkdir(parents=True)
-        (results / "correct.json").write_text(json.dumps({"correct": False, "error": "no trace"}))
-        run.add(0, correct=False, text_feedback="Refused: no trace\n\nThe contract: ...")
-
-    reasons = watch(recorder(num_islands=1), monkeypatch, [refuse])
-    assert reasons == ["the start program cannot be scored: no trace"]
+    refused = {
+        "text_feedback": "Refused: slot 3\n\nThe contract: ...",
+        "metadata": {"stderr_log": "x"},
+    }
+    crashed = {"metadata": {"stderr_log": "evaluating\nerror: no trace\n"}}
+    for fields, words in ((refused, "Refused: slot 3"), (crashed, "error: no trace"), ({}, "see ")):
+        run = recorder(words, num_islands=1)
+        reasons = watch(
+            run, monkeypatch, [lambda run, has=fields: run.add(0, correct=False, **has)]
+        )
+        assert reasons[0].startswith(f"the start program cannot be scored: {words}")
 
 
 def test_silent_models_end_the_run(recorder, monkeypatch):

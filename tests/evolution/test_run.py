@@ -43,7 +43,9 @@ def test_a_run_says_what_it_does_and_leaves_the_best_program(finished):
         "budget: $20.00",
         f"results: {runs.results}",
     ]
-    assert re.fullmatch(r"12/12 generations  best 0\.\d{4}  time left 0 s  cost \$0\.00", lines[-5])
+    assert re.fullmatch(
+        r"12/12 generations  best 0\.\d{4}  cost \$0\.00  time left 00:00", lines[-5]
+    )
     assert re.fullmatch(r"best on the known trace: gen_\d+, 0\.\d{4}", lines[-4])
     assert lines[-3] == f"what happened: python -m eplb.report {runs.results}"
     assert lines[-1].endswith(f"evaluate.py --program_path {runs.results}/best/main.py")
@@ -176,8 +178,8 @@ def test_useless_answers_end_the_run(runs):
 def test_a_start_program_that_is_refused(runs):
     """Its reason, and no way to go on: what was started is not worth going on with."""
     (runs.folder / "evaluate.py").write_text(
-        EVALUATOR.replace(
-            'dict(correct=True, error="")', 'dict(correct=False, error="slot 3 is 7")'
+        EVALUATOR.replace("correct=True", "correct=False").replace(
+            'text_feedback=""', 'text_feedback="slot 3 is 7"'
         )
     )
     process = runs.start(runs.overrides(5))

@@ -51,16 +51,10 @@ def program(identity: str, **fields) -> Program:
     defaults = {
         "code": "",
         "parent_id": None,
-        "inspirations": (),
         "generation": 1,
         "timestamp": 1.0,
         "correct": True,
         "score": 0.5,
-        "public": {},
-        "feedback": "",
-        "metadata": {},
-        "island": 0,
-        "migrations": (),
     }
     return Program(id=identity, **(defaults | fields))
 
