@@ -17,7 +17,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Annotated, Any
 
-from pydantic import BeforeValidator, Field, TypeAdapter, ValidationInfo, WrapValidator
+from pydantic import BeforeValidator, ConfigDict, Field, TypeAdapter, ValidationInfo, WrapValidator
 from pydantic.dataclasses import dataclass
 from pydantic_core import PydanticUseDefault
 
@@ -34,18 +34,9 @@ COSTS = {
     "meta_cost": "summaries and advice",
 }
 
-# The columns have the names of the fields that they become.
-_PROGRAMS = """
-    SELECT id, code, parent_id, generation, timestamp, correct,
-           CASE WHEN correct THEN combined_score END AS score,
-           public_metrics AS public, text_feedback AS feedback, metadata,
-           archive_inspiration_ids AS from_archive, top_k_inspiration_ids AS from_top,
-           COALESCE(island_idx, 0) AS island, migration_history AS migrations
-    FROM programs ORDER BY generation, timestamp, rowid
-"""
+_PROGRAMS = "SELECT {} FROM programs ORDER BY generation, timestamp, rowid"
 _FAILED_PROPOSALS = """
-    SELECT generation, details FROM attempt_log
-    WHERE status = 'failed' ORDER BY generation, id
+    SELECT generation, details FROM attempt_log WHERE status = 'failed' ORDER BY generation, id
 """
 
 
@@ -70,6 +61,10 @@ def costs(details: dict[str, Any]) -> dict[str, float]:
     return {purpose: finite(details.get(key)) or 0.0 for key, purpose in COSTS.items()}
 
 
+def _if_correct(score: Any, info: ValidationInfo) -> float | None:
+    return finite(score) if info.data["correct"] else None
+
+
 def _or_default(field: Any, check: Any, info: ValidationInfo) -> Any:
     """A JSON field; where it is missing or damaged, which is counted, the field's default."""
     try:
@@ -80,50 +75,28 @@ def _or_default(field: Any, check: Any, info: ValidationInfo) -> Any:
         raise PydanticUseDefault from None
 
 
-_JSON = WrapValidator(_or_default)
+JSON = WrapValidator(_or_default)
+BY_NAME = ConfigDict(populate_by_name=True)
 
 
-@dataclass(frozen=True, config={"populate_by_name": True})
-class Migration:
-    """A program moved from one island to another."""
-
-    generation: int
-    source: Annotated[int, Field(alias="from")]
-    target: Annotated[int, Field(alias="to")]
-    timestamp: float
-
-
-@dataclass(frozen=True)
+@dataclass(frozen=True, config=BY_NAME)
 class Program:
-    """One row of the programs table.
+    """One row of the programs table: of each field the column of its name, or of its alias.
 
     score: the combined score; None unless the program is correct and its score is finite
-    island: where the program lives now; `birth_island` is where it was made
     """
 
     id: str
     code: str
     parent_id: str | None
     generation: int
-    timestamp: float
     correct: bool
-    score: Annotated[float | None, BeforeValidator(finite)]
-    feedback: Annotated[str, BeforeValidator(text)] = ""
-    public: Annotated[dict, _JSON] = Field(default_factory=dict)
-    metadata: Annotated[dict, _JSON] = Field(default_factory=dict)
-    from_archive: Annotated[list[str], _JSON] = Field(default_factory=list)
-    from_top: Annotated[list[str], _JSON] = Field(default_factory=list)
-    island: int = 0
-    migrations: Annotated[tuple[Migration, ...], _JSON] = ()
+    score: Annotated[float | None, BeforeValidator(_if_correct), Field(alias="combined_score")]
+    feedback: Annotated[str, BeforeValidator(text), Field(alias="text_feedback")] = ""
+    metadata: Annotated[dict, JSON] = Field(default_factory=dict)
 
     is_seed = property(lambda self: self.generation == 0 and self.parent_id is None)
-    description = property(lambda self: text(self.metadata.get("patch_description")))
-    edit = property(lambda self: text(self.metadata.get("patch_type")))
     model = property(lambda self: text(self.metadata.get("model_name")))
-
-    @property
-    def inspirations(self) -> tuple[str, ...]:
-        return tuple(dict.fromkeys([*self.from_archive, *self.from_top]))
 
     @property
     def name(self) -> str:
@@ -134,38 +107,13 @@ class Program:
         """Whether ShinkaEvolve made it from another program of the database, to found an island."""
         return bool(self.metadata.get("_is_island_copy") or self.metadata.get("_spawned_island"))
 
-    @property
-    def balancedness(self) -> float | None:
-        return finite(self.public.get("balancedness_score")) if self.correct else None
-
-    @property
-    def milliseconds(self) -> float | None:
-        """Time of one call; None where it is missing or not positive."""
-        value = finite(self.public.get("call_ms")) if self.correct else None
-        return value if value is not None and value > 0 else None
-
-    @property
-    def began(self) -> float:
-        """When its parent and inspirations were chosen, in seconds since the epoch."""
-        started = finite(self.metadata.get("pipeline_started_at"))
-        return self.timestamp if started is None else started
-
-    @property
-    def birth_island(self) -> int:
-        return self.migrations[0].source if self.migrations else self.island
-
-    def island_at(self, timestamp: float) -> int:
-        """The island that the program lived on at ``timestamp``."""
-        moves = [move.target for move in self.migrations if move.timestamp <= timestamp]
-        return [self.birth_island, *moves][-1]
-
 
 @dataclass(frozen=True)
 class FailedProposal:
     """A generation that never became a program: the model's edits could not be used."""
 
     generation: int
-    details: Annotated[dict, _JSON] = Field(default_factory=dict)
+    details: Annotated[dict, JSON] = Field(default_factory=dict)
 
     model = property(lambda self: text(self.details.get("model_name")))
 
@@ -212,24 +160,29 @@ class NoPrograms(UserError):
     """The database holds no program yet."""
 
 
-def read_run(folder: Path) -> Run:
-    """Read a results folder; raises `UserError` where it is none, `NoPrograms` where empty."""
+def read_run(folder: Path, kind: type[Program] = Program) -> Run:
+    """Read a results folder, every program as ``kind``.
+
+    Raises `UserError` where it is none, `NoPrograms` where it is empty.
+    """
     database, damaged = _database_in(folder), []
     # What SQLite keeps beside a database that is, or was, being written to: -wal or -journal.
     logs = [log.stat().st_size for log in folder.glob(f"{DATABASE}-[wj]*")]
+    columns = [field.alias or name for name, field in kind.__pydantic_fields__.items()]
+    queries = {kind: _PROGRAMS.format(", ".join(columns)), FailedProposal: _FAILED_PROPOSALS}
     try:
         with _snapshot(database, held=bool(logs)) as connection:
             programs, proposals = (
-                TypeAdapter(tuple[kind, ...]).validate_python(
+                TypeAdapter(tuple[each, ...]).validate_python(
                     [dict(row) for row in connection.execute(query)], context=damaged
                 )
-                for kind, query in ((Program, _PROGRAMS), (FailedProposal, _FAILED_PROPOSALS))
+                for each, query in queries.items()
             )
     except (sqlite3.Error, ValueError) as error:
-        kind = NoPrograms if "no such table" in str(error) else UserError
+        what = NoPrograms if "no such table" in str(error) else UserError
         way_out = "give the results folder of a run, or restore the file from a backup"
         message = f"cannot read {database} as a database of ShinkaEvolve ({error}); {way_out}"
-        raise kind(message) from error
+        raise what(message) from error
     if not programs:
         raise NoPrograms(f"{database} holds no program yet; wait for the seed's evaluation")
     return Run(folder, programs, proposals, any(logs), len(damaged))

@@ -5,6 +5,6 @@ failures and cost, as one file that needs neither a network nor JavaScript, also
 still going on. Not covered: the prompts and the programs' full code other than the best one's
 (`shinka_visualize` shows those).
 
-`eplb.evolution.rundb` and `side_files` read, `history` and `accounts` work out what happened,
-`figures` draws, `page` writes HTML. Nothing here imports shinka.
+`program` (by `eplb.evolution.rundb`) and `side_files` read, `history` and `accounts` work out what
+happened, `figures` draws, `page` writes HTML. Nothing here imports shinka.
 """

@@ -6,8 +6,8 @@ import time
 from pathlib import Path
 
 from eplb.common import DONE, ArgumentParser, exit_on_user_error, write_text
-from eplb.evolution.rundb import read_run
 from eplb.report.page import render
+from eplb.report.program import read
 
 
 def main() -> int:
@@ -22,7 +22,7 @@ def main() -> int:
     )
     arguments = parser.parse_args()
     output = arguments.output or arguments.results / "report.html"
-    write_text(output, render(read_run(arguments.results), time.time()))
+    write_text(output, render(read(arguments.results), time.time()))
     print(output)
     return DONE
 

@@ -11,7 +11,8 @@ from collections import defaultdict
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
-from eplb.evolution.rundb import COSTS, Program, Run, costs, finite, text
+from eplb.evolution.rundb import COSTS, Run, costs, finite, text
+from eplb.report.program import Program
 from eplb.report.side_files import failed_edits, reason
 
 LONGEST_REASON = 160
@@ -138,16 +139,13 @@ def bill(run: Run) -> Bill:
     """Add up costs and times over all programs and given-up proposals; copies count once."""
     own = [p for p in run.programs if not p.is_copy]
     by_purpose = dict.fromkeys(COSTS.values(), 0.0)
-    given_up = 0.0
     for details in [p.metadata for p in own] + [f.details for f in run.failed_proposals]:
         for purpose, cost in costs(details).items():
             by_purpose[purpose] += cost
-    for proposal in run.failed_proposals:
-        given_up += sum(costs(proposal.details).values())
     return Bill(
         by_purpose=by_purpose,
         total=run.cost,
-        given_up=given_up,
+        given_up=sum(sum(costs(f.details).values()) for f in run.failed_proposals),
         seconds=max(p.timestamp for p in own) - min(p.began for p in own) if own else 0.0,
         proposing=_sum(own, "sampling_seconds"),
         evaluating=_sum(own, "evaluation_seconds"),

@@ -15,8 +15,8 @@ from xml.etree import ElementTree
 
 from markupsafe import Markup
 
-from eplb.evolution.rundb import Program
 from eplb.report.history import Island, is_timed
+from eplb.report.program import Program
 
 # Pixels, before the page scales the figure; the style sheet's letters have the same size.
 WIDTH, LETTERS = 640, 13

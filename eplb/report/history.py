@@ -12,7 +12,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from eplb import common
-from eplb.evolution.rundb import Program
+from eplb.report.program import Program
 
 
 def lineage(best: Program, programs: Iterable[Program]) -> list[Program]:

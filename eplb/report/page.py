@@ -22,8 +22,9 @@ from typing import Any
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
-from eplb.evolution.rundb import Migration, Program, Run
+from eplb.evolution.rundb import Run
 from eplb.report import accounts, figures, history, side_files
+from eplb.report.program import Migration, Program
 
 TEMPLATES = Path(__file__).with_name("templates")
 NOTHING = "–"
@@ -59,7 +60,7 @@ def render(run: Run, written_at: float) -> str:
             lineage=chain,
             moves_before=_moves_before(chain),
             shown_for={p.id: [by_id[i] for i in p.inspirations if i in by_id] for p in chain},
-            confirmation=side_files.confirmation(run.folder),
+            finalists=side_files.confirmed(run.folder),
             failures=accounts.failures(run),
             models=accounts.models(run),
             bill=accounts.bill(run),

@@ -9,9 +9,11 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
+
+from pydantic import BeforeValidator, FiniteFloat, TypeAdapter, ValidationError
+from pydantic.dataclasses import dataclass
 
 from eplb.evolution.rundb import finite, text
 
@@ -41,51 +43,36 @@ def failed_edits(folder: Path) -> Iterator[FailedEdit]:
 
 
 @dataclass(frozen=True)
-class Finalist:
-    """A program that was scored on unseen traces, and what it scored on the known one.
+class FreshScore:
+    """What a program scored on an unseen trace, and why where it was refused."""
 
-    scores: one a trace; None where it was refused
-    """
-
-    generation: int
-    id: str
-    name: str
-    known: float
-    fresh: float
-    scores: tuple[float | None, ...]
+    trace: str
+    seed: str
+    score: FiniteFloat
+    refusal: str | None
 
 
 @dataclass(frozen=True)
-class Confirmation:
-    """The best programs of a run on unseen traces, the best there first.
+class Finalist:
+    """A program that was scored on unseen traces, and what it scored on the known one."""
 
-    traces: preset and seed of each
-    """
+    generation: int
+    id: str
+    name: Annotated[Any, BeforeValidator(text)]
+    known: FiniteFloat
+    fresh: FiniteFloat
+    scores: tuple[FreshScore, ...]
 
-    traces: tuple[tuple[str, str], ...]
-    finalists: tuple[Finalist, ...]
 
-
-def confirmation(folder: Path) -> Confirmation | None:
-    """What ``best/confirmation.json`` says; None where there is none, or not a whole one."""
+def confirmed(folder: Path) -> list[Finalist]:
+    """The programs of ``best/confirmation.json``, best first; none where it is not a whole one."""
     try:
-        rows = _side_file(folder / "best" / "confirmation.json")["programs"]
-        finalists = sorted(map(_finalist, rows), key=lambda each: (-each.fresh, -each.known))
-        traces = tuple((text(each["trace"]), text(each["seed"])) for each in rows[0]["scores"])
-    except (KeyError, IndexError, TypeError, ValueError):
-        return None
-    whole = all(len(each.scores) == len(traces) for each in finalists)
-    return Confirmation(traces, tuple(finalists)) if whole else None
-
-
-def _finalist(row: dict[str, Any]) -> Finalist:
-    numbers = [finite(row[name]) for name in ("generation", "known", "fresh")]
-    if None in numbers:
-        raise ValueError("not a number")
-    generation, known, fresh = numbers
-    scores = (None if each["refusal"] else finite(each["score"]) for each in row["scores"])
-    name, identity = text(row["name"]), text(row["id"])
-    return Finalist(int(generation), identity, name, known, fresh, tuple(scores))
+        rows = _side_file(folder / "best" / "confirmation.json").get("programs")
+        finalists = TypeAdapter(list[Finalist]).validate_python(rows)
+    except ValidationError:
+        return []
+    whole = len({len(each.scores) for each in finalists}) == 1
+    return sorted(finalists, key=lambda each: (-each.fresh, -each.known)) if whole else []
 
 
 def _side_file(path: Path) -> dict[str, Any]:

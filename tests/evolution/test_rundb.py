@@ -28,19 +28,10 @@ def test_every_field_is_what_shinka_reads(finished_run: Path, tmp_path: Path) ->
     assert ours.keys() == theirs.keys() and len(ours) == 32
     for identity, mine in ours.items():
         other = theirs[identity]
-        assert (mine.code, mine.parent_id, mine.generation, mine.timestamp) == (
-            (other.code, other.parent_id, other.generation, other.timestamp)
-        )
-        assert mine.inspirations == tuple(
-            dict.fromkeys(other.archive_inspiration_ids + other.top_k_inspiration_ids)
-        )
-        assert mine.correct == other.correct
+        assert (mine.code, mine.parent_id) == (other.code, other.parent_id)
+        assert (mine.generation, mine.correct) == (other.generation, other.correct)
         assert mine.score == (other.combined_score if other.correct else None)
-        assert (mine.public, mine.metadata) == (other.public_metrics, other.metadata)
-        assert (mine.island, mine.feedback) == (other.island_idx, other.text_feedback.strip())
-        moves = [(m["generation"], m["from"], m["to"]) for m in other.migration_history]
-        assert [(m.generation, m.source, m.target) for m in mine.migrations] == moves
-    assert any(p.migrations for p in ours.values()), "the run must have migrated"
+        assert (mine.metadata, mine.feedback) == (other.metadata, other.text_feedback.strip())
 
 
 def test_proposals_that_were_given_up(finished_run: Path) -> None:
@@ -68,24 +59,18 @@ def test_reads_while_a_run_is_writing(recorder) -> None:
     assert {p.score for p in read_run(run.folder).programs} == {0.5}
 
 
-def test_numbers_that_are_none_count_as_missing(recorder) -> None:
+def test_scores_that_are_no_numbers_count_as_missing(recorder) -> None:
     run = recorder(num_islands=1)
-    run.add(0, combined_score=0.5, public_metrics={"balancedness_score": 0.8, "call_ms": 2})
-    run.add(1, combined_score=float("inf"), public_metrics={"call_ms": float("nan")})
-    run.add(2, combined_score=float("nan"), public_metrics={"call_ms": -1})
-    run.add(3, combined_score=0.1, public_metrics={"call_ms": "fast", "balancedness_score": True})
-    programs = read_run(run.folder).programs
-    assert [p.score for p in programs] == [0.5, None, None, 0.1]
-    assert [p.milliseconds for p in programs] == [2.0, None, None, None]
-    assert [p.balancedness for p in programs] == [0.8, None, None, None]
+    for generation, score in enumerate([0.5, float("inf"), float("nan"), 0.1]):
+        run.add(generation, combined_score=score)
+    assert [p.score for p in read_run(run.folder).programs] == [0.5, None, None, 0.1]
 
 
-@pytest.mark.parametrize("column", ["public_metrics", "metadata", "migration_history"])
 @pytest.mark.parametrize("content", ["{", "7", '"text"', "[" * 100_000])
-def test_damaged_fields_are_counted(recorder, column: str, content: str) -> None:
+def test_damaged_fields_are_counted(recorder, content: str) -> None:
     run = recorder(num_islands=1)
     run.add(0, combined_score=0.5)
-    run.database.conn.execute(f"UPDATE programs SET {column} = ?", (content,))
+    run.database.conn.execute("UPDATE programs SET metadata = ?", (content,))
     run.database.conn.commit()
     seen = read_run(run.folder)
     assert seen.damaged == 1 and seen.programs[0].score == 0.5

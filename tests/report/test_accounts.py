@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from eplb.evolution.rundb import read_run
 from eplb.report import accounts
+from eplb.report.program import read
 
 
 @pytest.mark.parametrize(
@@ -33,7 +33,7 @@ def test_reasons_that_differ_only_in_numbers(told: str, summary: str | None) -> 
 
 
 def test_failures_of_all_stages(finished_run: Path) -> None:
-    found = {(f.stage, f.reason): f for f in accounts.failures(read_run(finished_run))}
+    found = {(f.stage, f.reason): f for f in accounts.failures(read(finished_run))}
     assert {key: f.generations for key, f in found.items()} == {
         ("Evaluation failed", "logcnt: layer #, expert # claims #"): [3, 10, 17, 24],
         ("Proposal given up", "SEARCH text not found"): [31],
@@ -45,7 +45,7 @@ def test_the_feedback_tells_the_reason_where_the_folder_does_not(
     finished_run: Path, tmp_path: Path
 ) -> None:
     shutil.copy(finished_run / "programs.sqlite", tmp_path)
-    [evaluation, proposal] = accounts.failures(read_run(tmp_path))
+    [evaluation, proposal] = accounts.failures(read(tmp_path))
     assert evaluation.reason == "Rejected." and len(evaluation.generations) == 4
     assert proposal.stage == "Proposal given up"
 
@@ -53,12 +53,12 @@ def test_the_feedback_tells_the_reason_where_the_folder_does_not(
 def test_an_evaluation_that_left_nothing(recorder) -> None:
     run = recorder(num_islands=1)
     run.add(0, correct=False, metadata={"results_missing": True})
-    [failure] = accounts.failures(read_run(run.folder))
+    [failure] = accounts.failures(read(run.folder))
     assert failure.reason == "the evaluation left no results"
 
 
 def test_cost_is_what_the_database_adds_up(finished_run: Path) -> None:
-    bill = accounts.bill(read_run(finished_run))
+    bill = accounts.bill(read(finished_run))
     with sqlite3.connect(f"file:{finished_run}/programs.sqlite?immutable=1", uri=True) as database:
         [[edits, novelty]] = database.execute(
             "SELECT sum(json_extract(metadata, '$.api_costs')),"
@@ -75,7 +75,7 @@ def test_cost_is_what_the_database_adds_up(finished_run: Path) -> None:
 
 
 def test_models(finished_run: Path) -> None:
-    run = read_run(finished_run)
+    run = read(finished_run)
     models = {model.name: model for model in accounts.models(run)}
     assert set(models) == {"model-0", "model-1", "model-2"}
     by_id = {p.id: p for p in run.programs}

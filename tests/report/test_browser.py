@@ -15,8 +15,8 @@ from pathlib import Path
 
 import pytest
 
-from eplb.evolution.rundb import read_run
 from eplb.report.page import render
+from eplb.report.program import read
 from tests.report.by_hand import hostile_run
 from tests.report.conftest import Browser
 from tests.report.document import Document, is_close
@@ -45,7 +45,7 @@ def trap() -> Iterator[tuple[str, list[str]]]:
 
 
 def write_page(folder: Path, path: Path) -> Path:
-    path.write_text(render(read_run(folder), time.time()), encoding="utf-8")
+    path.write_text(render(read(folder), time.time()), encoding="utf-8")
     return path
 
 

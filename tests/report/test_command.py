@@ -15,7 +15,7 @@ from urllib.parse import quote
 
 import pytest
 
-from eplb.evolution.rundb import read_run
+from eplb.report.program import read
 
 
 def report(*arguments: str | Path) -> subprocess.CompletedProcess:
@@ -108,7 +108,7 @@ def test_shinka_visualize_shows_the_same_folder(finished_run: Path, tmp_path: Pa
         viewer.kill()
         viewer.wait()
     shown = {p["id"]: p["combined_score"] for p in programs if not p.get("is_failed_proposal")}
-    ours = read_run(folder)
+    ours = read(folder)
     assert {p.id for p in ours.programs} <= set(shown)
     assert len(shown) <= len(ours.programs) + len(ours.failed_proposals)
     for program in ours.programs:

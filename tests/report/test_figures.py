@@ -8,16 +8,16 @@ from xml.etree import ElementTree
 
 import pytest
 
-from eplb.evolution.rundb import Program, read_run
 from eplb.report import figures, history
 from eplb.report.page import TEMPLATES, tip
+from eplb.report.program import Program, read
 from tests.report.by_hand import program, timed
 
 
 @pytest.fixture(scope="module")
 def drawn(finished_run: Path) -> list[ElementTree.Element]:
     """The two figures of a run, parsed."""
-    run = read_run(finished_run)
+    run = read(finished_run)
     front, known = history.pareto_front(run.programs), history.islands(run.programs)
     return [
         ElementTree.fromstring(text)
@@ -33,7 +33,7 @@ def tips(figure: ElementTree.Element) -> list[str]:
 
 
 def test_every_program_is_a_mark_that_says_what_it_is(finished_run: Path, drawn) -> None:
-    run = read_run(finished_run)
+    run = read(finished_run)
     own = [p for p in run.programs if p.score is not None and not p.is_copy]
     scores, pareto = map(tips, drawn)
     for each in own:

@@ -5,13 +5,13 @@ from __future__ import annotations
 from itertools import pairwise
 from pathlib import Path
 
-from eplb.evolution.rundb import Migration, read_run
 from eplb.report import history
+from eplb.report.program import Migration, read
 from tests.report.by_hand import program, timed
 
 
 def test_lineage_is_the_chain_of_parents(finished_run: Path) -> None:
-    run = read_run(finished_run)
+    run = read(finished_run)
     programs, best = run.programs, run.best
     chain = history.lineage(best, programs)
     assert chain[-1] is best and chain[0].is_seed
@@ -27,7 +27,7 @@ def test_lineage_ends_at_a_missing_parent_and_at_a_circle() -> None:
 
 
 def test_front_against_comparing_every_pair(finished_run: Path) -> None:
-    programs = read_run(finished_run).programs
+    programs = read(finished_run).programs
     every = [p for p in programs if p.milliseconds]
     beaten = {
         p.id
@@ -47,7 +47,7 @@ def test_front_keeps_one_of_equals_and_skips_what_was_not_timed() -> None:
 
 
 def test_islands_count_what_the_database_counts(finished_run: Path) -> None:
-    programs = read_run(finished_run).programs
+    programs = read(finished_run).programs
     islands = history.islands(programs)
     assert [island.index for island in islands] == [0, 1]
     assert sum(island.made for island in islands) == 31
@@ -86,10 +86,3 @@ def test_a_migrant_that_becomes_the_best_of_its_new_island() -> None:
     ], "an equal score is no rise"
     assert (one.made, one.arrivals, one.departures) == (2, 1, 0)
     assert islands[0].best is migrant, "it was the best there before it left"
-
-
-def test_where_a_program_lived_and_when() -> None:
-    moves = (Migration(4, 2, 0, 4.0), Migration(8, 0, 1, 8.0))
-    wanderer = program("w", island=1, migrations=moves)
-    assert [wanderer.island_at(t) for t in (1.0, 4.0, 7.9, 8.0)] == [2, 0, 0, 1]
-    assert wanderer.birth_island == 2

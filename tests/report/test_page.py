@@ -8,15 +8,15 @@ from pathlib import Path
 
 import pytest
 
-from eplb.evolution.rundb import read_run
 from eplb.report import page
 from eplb.report.page import render, visible
+from eplb.report.program import read
 from tests.report.by_hand import HOSTILE, finalist, hostile_run, write_confirmation
 from tests.report.document import Document
 
 
 def test_nothing_of_a_run_becomes_markup(recorder) -> None:
-    text = render(read_run(hostile_run(recorder)), time.time())
+    text = render(read(hostile_run(recorder)), time.time())
     document = Document.of(text)
     assert document.tags.count("script") == 1 and document.tags.count("style") == 1
     assert document.tags.count("b") == 2, "the two scores of the summary"
@@ -38,7 +38,7 @@ def test_every_template_escapes() -> None:
 
 
 def test_the_policy_allows_only_our_own_script_and_style(finished_run: Path) -> None:
-    text = render(read_run(finished_run), time.time())
+    text = render(read(finished_run), time.time())
     [policy] = re.findall(r'Content-Security-Policy" content="([^"]*)"', text)
     assert policy.startswith("default-src 'none'; ") and "unsafe" not in policy
     script = re.search(r"<script>(.*)</script>", text, re.DOTALL)[1]
@@ -67,7 +67,7 @@ def test_the_page_can_be_written_as_utf8(recorder) -> None:
     run = recorder()
     # JSON can hold half of a pair, which UTF-8 cannot.
     run.add(0, code="\x00\u202e", metadata={"patch_name": "\ud800\x00\u202e"})
-    text = render(read_run(run.folder), time.time())
+    text = render(read(run.folder), time.time())
     assert "\\ud800\\u0000\\u202e" in text
     text.encode("utf-8")
 
@@ -83,7 +83,7 @@ def test_runs_of_any_length(recorder, generations: int) -> None:
     seed = run.add(0, combined_score=0.2)
     for generation in range(1, generations + 1):
         run.add(generation, seed, combined_score=0.2 + generation / 100)
-    text = render(read_run(run.folder), time.time())
+    text = render(read(run.folder), time.time())
     assert ("have not beaten the seed" in text) == (generations == 0)
     counted = f"{generations + 1} generation{'s' if generations else ''} on"
     assert counted in " ".join(text.split())
@@ -94,7 +94,7 @@ def test_a_run_in_which_nothing_passed(recorder) -> None:
     run = recorder()
     seed = run.add(0, correct=False, text_feedback="Refused: no run_eplb")
     run.add(1, seed, correct=False)
-    document = Document.of(render(read_run(run.folder), time.time()))
+    document = Document.of(render(read(run.folder), time.time()))
     assert "No program has passed its evaluation" in document.text
     assert "Refused: no run_eplb" in document.text
 
@@ -104,11 +104,11 @@ def test_what_was_confirmed_on_unseen_traces(recorder) -> None:
     seed = run.add(0, combined_score=0.2)
     run.add(1, seed, combined_score=0.9)
     run.add(2, seed, combined_score=0.8)
-    assert "unseen traces" not in render(read_run(run.folder), time.time())
+    assert "unseen traces" not in render(read(run.folder), time.time())
     rows = [finalist(1, 0.9, 0.4, 0.0), finalist(2, 0.8, 0.7, 0.6), finalist(0, 0.2, 0.2, 0.3)]
     rows[2]["name"] = rows[2]["scores"][0]["trace"] = HOSTILE
     write_confirmation(run.folder, {"winner": 2, "programs": rows})
-    document = Document.of(render(read_run(run.folder), time.time()))
+    document = Document.of(render(read(run.folder), time.time()))
     table = "confirmation-table"
     programs = document.column(table, "Program")
     assert programs == ["edit 2 kept", "edit 0 seed", "edit 1"]
@@ -122,7 +122,7 @@ def test_a_seed_that_failed_and_was_repaired(recorder) -> None:
     run = recorder()
     seed = run.add(0, correct=False)
     run.add(1, seed, combined_score=0.5, metadata={"patch_name": "repair"})
-    document = Document.of(render(read_run(run.folder), time.time()))
+    document = Document.of(render(read(run.folder), time.time()))
     assert "reached a combined score of 0.5000" in " ".join(document.text.split())
     assert "Failed its evaluation; its child repaired it" in document.text
 

@@ -14,9 +14,10 @@ import time
 import pytest
 
 from eplb.common import UserError
-from eplb.evolution.rundb import Run, read_run
+from eplb.evolution.rundb import Run
 from eplb.report import accounts
 from eplb.report.page import render
+from eplb.report.program import read
 from eplb.report.side_files import failed_edits, reason
 from tests.evolution.recorded import SEED_CODE
 from tests.report.document import Document
@@ -100,7 +101,7 @@ def real_run(tmp_path_factory: pytest.TempPathFactory) -> tuple[list[Run], Run]:
         try:
             while run.poll() is None:
                 try:
-                    seen.append(read_run(results))
+                    seen.append(read(results))
                     render(seen[-1], time.time())
                 except UserError as error:
                     assert any(
@@ -111,7 +112,7 @@ def real_run(tmp_path_factory: pytest.TempPathFactory) -> tuple[list[Run], Run]:
             run.kill()
             run.wait()
     assert run.returncode == 0, (folder / "log").read_text()[-2000:]
-    return seen, read_run(results)
+    return seen, read(results)
 
 
 def test_it_can_be_read_while_it_goes_on(real_run) -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from eplb.report.side_files import FailedEdit, confirmation, failed_edits, reason
+from eplb.report.side_files import FailedEdit, confirmed, failed_edits, reason
 from tests.report.by_hand import finalist, write_confirmation
 
 
@@ -30,11 +30,12 @@ def test_files_that_are_not_whole(finished_run: Path, tmp_path: Path) -> None:
 def test_what_was_confirmed(tmp_path: Path) -> None:
     rows = [finalist(9, 0.75, 0.5, 0.0), finalist(7, 0.7, 0.6, 0.4)]
     write_confirmation(tmp_path, {"winner": 7, "programs": rows})
-    found = confirmation(tmp_path)
-    assert found.traces == (("deepseek-v3", str(2**127 + 1)), ("kimi-k2", "7"))
-    first, second = found.finalists
-    assert (first.generation, first.known, first.fresh, first.scores) == (7, 0.7, 0.5, (0.6, 0.4))
-    assert (second.id, second.name, second.scores) == ("id-9", "edit 9", (0.5, None))
+    first, second = confirmed(tmp_path)
+    traces = [(each.trace, each.seed) for each in first.scores]
+    assert traces == [("deepseek-v3", str(2**127 + 1)), ("kimi-k2", "7")]
+    assert (first.generation, first.known, first.fresh) == (7, 0.7, 0.5)
+    assert [(each.score, each.refusal) for each in first.scores] == [(0.6, None), (0.4, None)]
+    assert (second.id, second.name, second.scores[1].refusal) == ("id-9", "edit 9", "slow")
 
 
 @pytest.mark.parametrize(
@@ -52,6 +53,6 @@ def test_what_was_confirmed(tmp_path: Path) -> None:
     ],
 )
 def test_a_confirmation_that_is_none(tmp_path: Path, content: object) -> None:
-    assert confirmation(tmp_path) is None
+    assert confirmed(tmp_path) == []
     write_confirmation(tmp_path, content)
-    assert confirmation(tmp_path) is None
+    assert confirmed(tmp_path) == []
