@@ -16,12 +16,10 @@ from hydra.core.config_search_path import ConfigSearchPath
 from hydra.plugins.search_path_plugin import SearchPathPlugin
 
 from eplb.common import exit_on_user_error, project_file
-from eplb.evolution.resolvers import register_resolvers
+from eplb.evolution.resolvers import VARIANT, register_resolvers
 
 # Hydra writes the first where a script names the folder, the second where a module is named.
 SHINKA_CONFIGS = ("pkg://shinka/configs", "pkg://shinka.configs")
-# As `shinka_launch` hands its arguments on.
-VARIANT = "variant@_global_=eplb_example"
 
 
 class EplbSearchPathPlugin(SearchPathPlugin):

@@ -43,8 +43,8 @@ class Watcher:
         end: Callable[[str], None],
         idle_seconds: float = 60.0,
     ) -> None:
-        self.folder, self.target = folder, target
-        self.why_silent, self.end, self.idle_seconds = why_silent, end, idle_seconds
+        self.folder, self.idle_seconds = folder, idle_seconds
+        self.why_silent, self.end = why_silent, end
         self._stamp: list[tuple[int, int]] = []
         self.run = self._read(Run(folder))
         # What ShinkaEvolve prints goes elsewhere; these lines stay here.

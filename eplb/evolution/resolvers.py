@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     from eplb.trace import Trace
 
 OFFLINE_MODEL = "headless/eplb-proposer"
+# As `shinka_launch` hands on its ``variant=eplb_example``.
+VARIANT = "variant@_global_=eplb_example"
 
 
 def register_resolvers() -> None:

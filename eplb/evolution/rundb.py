@@ -11,8 +11,9 @@ from __future__ import annotations
 import json
 import math
 import sqlite3
+import textwrap
 from collections.abc import Iterator
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, suppress
 from functools import cached_property
 from pathlib import Path
 from typing import Annotated, Any
@@ -62,7 +63,7 @@ def costs(details: dict[str, Any]) -> dict[str, float]:
 
 
 def _if_correct(score: Any, info: ValidationInfo) -> float | None:
-    return finite(score) if info.data["correct"] else None
+    return finite(score) if info.data.get("correct") else None
 
 
 def _or_default(field: Any, check: Any, info: ValidationInfo) -> Any:
@@ -181,7 +182,8 @@ def read_run(folder: Path, kind: type[Program] = Program) -> Run:
     except (sqlite3.Error, ValueError) as error:
         what = NoPrograms if "no such table" in str(error) else UserError
         way_out = "give the results folder of a run, or restore the file from a backup"
-        message = f"cannot read {database} as a database of ShinkaEvolve ({error}); {way_out}"
+        told = textwrap.shorten(str(error), 240)
+        message = f"cannot read {database} as a database of ShinkaEvolve ({told}); {way_out}"
         raise what(message) from error
     if not programs:
         raise NoPrograms(f"{database} holds no program yet; wait for the seed's evaluation")
@@ -190,10 +192,10 @@ def read_run(folder: Path, kind: type[Program] = Program) -> Run:
 
 def read_so_far(folder: Path) -> Run:
     """`read_run`, without any program where none has been stored yet."""
-    try:
-        return read_run(folder) if (folder / DATABASE).exists() else Run(folder)
-    except NoPrograms:
-        return Run(folder)
+    with suppress(NoPrograms):
+        if (folder / DATABASE).exists():
+            return read_run(folder)
+    return Run(folder)
 
 
 def _database_in(folder: Path) -> Path:

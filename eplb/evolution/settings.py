@@ -25,11 +25,10 @@ from pydantic import AfterValidator, Field, TypeAdapter, ValidationError
 
 from eplb.common import UserError, nearest
 from eplb.evaluation.scores import SCORINGS
-from eplb.evolution.resolvers import output_dir
+from eplb.evolution.resolvers import VARIANT, output_dir
 from eplb.throughput.dispatch import RULES
 from eplb.throughput.profile import read as read_hardware
 
-VARIANT = "variant@_global_=eplb_example"
 GROUPS = ("cluster", "database", "evolution", "task", "variant")
 PATHS = ("resume", "trace", "hardware", "results_dir", "output_dir")
 PATHS += ("evo_config.init_program_path", "evo_config.results_dir")

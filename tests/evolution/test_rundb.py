@@ -124,10 +124,15 @@ def test_truncated_database(finished_run: Path, tmp_path: Path) -> None:
 
 def test_numbers_of_the_wrong_type(recorder) -> None:
     run = recorder(num_islands=1)
-    run.add(0)
-    run.database.conn.execute("UPDATE programs SET generation = 'zero'")
-    run.database.conn.commit()
-    refuse(run.folder, "programs.sqlite", "zero")
+    for generation in range(30):
+        run.add(generation)
+    for column in ("generation", "correct"):
+        run.database.conn.execute(f"UPDATE programs SET {column} = 'zero'")
+        run.database.conn.commit()
+        refuse(run.folder, "programs.sqlite", "zero")
+    with pytest.raises(UserError) as refused:
+        read_run(run.folder)
+    assert len(str(refused.value)) < 600, "one line, however many rows are wrong"
 
 
 def test_a_folder_whose_name_sqlite_would_read_otherwise(
