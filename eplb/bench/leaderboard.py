@@ -152,7 +152,7 @@ def by_column(title: str, columns: Columns, figure: str) -> str:
 def tables(scenario: str, columns: Columns) -> str:
     """One scenario in Markdown: all figures, or over spare slots each that has its own table."""
     refused = [
-        f"- {program} {name}: refused: {textwrap.shorten(str(found), 160)}\n".replace(" :", ":")
+        f"- {f'{program} {name}'.strip()}: refused: {textwrap.shorten(str(found), 160)}\n"
         for name, rows in columns.items()
         for program, found in rows.items()
         if isinstance(found, Refused)
