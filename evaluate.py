@@ -13,7 +13,7 @@ from pathlib import Path
 
 from eplb import common
 from eplb.common import ArgumentParser, UserError, path_argument, positive_int, progress_bar
-from eplb.evaluation.measure import Rules, Settings, evaluate
+from eplb.evaluation.measure import Criteria, Settings, evaluate
 from eplb.evaluation.results import metrics_of, prepare, write_misuse, write_results
 from eplb.evaluation.scores import SCORINGS
 from eplb.evaluation.table import next_command, table
@@ -34,13 +34,14 @@ def parser() -> ArgumentParser:
         add(f"--{name}", type=positive_int, help=f"{what} (default: {default})")
     interval = "records per window (default: the trace's)"
     add("--rebalance_interval", type=positive_int, help=interval)
-    add("--repeats", type=positive_int, default=3, help="runs, each a fresh process (default: 3)")
+    repeats = f"runs, each a fresh process (default: {Settings.repeats})"
+    add("--repeats", type=positive_int, default=Settings.repeats, help=repeats)
     locality = "whether a group spread over nodes is reported (default) or refused"
     add("--locality", choices=("report", "require"), default="report", help=locality)
     add("--scoring", choices=SCORINGS, default="eplb", help="the combined score (default: eplb)")
     add_arguments(p)
-    seconds = {"type": common.positive_seconds, "default": 60.0}
-    add("--timeout", **seconds, help="seconds for one run (default: 60)")
+    seconds = {"type": common.positive_seconds, "default": Settings.timeout}
+    add("--timeout", **seconds, help=f"seconds for one run (default: {Settings.timeout:g})")
     fresh = "score it on N traces too that are drawn now, which no program can know"
     add("--fresh", type=positive_int, metavar="N", help=fresh)
     add("--plots", action="store_true", help="draw plots/*.png in the results folder")
@@ -50,7 +51,7 @@ def parser() -> ArgumentParser:
 
 def score(args: argparse.Namespace) -> int:
     """Evaluate, write the results and print them."""
-    rules = Rules(args.locality == "require", args.scoring, args.dispatch, args.hardware)
+    criteria = Criteria(args.locality == "require", args.scoring, args.dispatch, args.hardware)
     settings = Settings(
         args.program_path,
         args.trace or common.project_file("expert-load.json"),
@@ -59,7 +60,7 @@ def score(args: argparse.Namespace) -> int:
         timeout=args.timeout,
         seed_history=args.plots,
         hidden=(args.results_dir,),
-        rules=rules,
+        criteria=criteria,
     )
     with progress_bar("evaluating") as progress:
         evaluation = evaluate(settings, progress)

@@ -16,13 +16,13 @@ improved within its nodes; any other has no loss to nodes.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
 from eplb import reference
 from eplb.evaluation.scores import PlacementScores, mean
-from eplb.loads import balancedness, slot_loads
+from eplb.loads import slot_loads
 from eplb.placement import ExpertPlacement
 
 
@@ -58,21 +58,21 @@ class Attribution:
 def attribute(scores: PlacementScores) -> Attribution:
     """Attribute what the placements lost, under the dispatch that they are scored by."""
     history, deployment, placements = scores.history, scores.deployment, scores.placements
-    layers, experts = history.seen.shape[1:]
+    _, layers, experts = history.seen.shape
     num_gpus, num_replicas = deployment.num_gpus, deployment.num_replicas
     node_local = bool((scores.node_locality == 1.0).all()) and deployment.num_nodes > 1
     nodes = deployment.num_nodes if node_local else 1
     on_nodes = {"num_slots": num_replicas // nodes, "num_gpus": num_gpus // nodes}
 
-    def reached(phy2logs: np.ndarray, windows: np.ndarray) -> float:
-        """Mean over ``windows`` of phy2logs [windows * layers * nodes, slots of the node]."""
-        pairs = zip(windows, phy2logs.reshape(len(windows), layers, num_replicas))
-        placed = ((load, ExpertPlacement.from_phy2log(each, experts)) for load, each in pairs)
-        return mean(np.array([balancedness(scores.over_gpus(*pair)) for pair in placed]))
+    def placed(phy2log: np.ndarray) -> PlacementScores:
+        """The scores of other placements, ``phy2log`` of all windows, layers and nodes."""
+        by_window = phy2log.reshape(len(placements), layers, num_replicas)
+        others = [ExpertPlacement.from_phy2log(each, experts) for each in by_window]
+        return replace(scores, placements=others)
 
     # Windows, layers and nodes are rows of the same arrays.
     seen = history.seen.reshape(-1, experts).astype(np.float64)
-    free = reference.place(seen, num_replicas, num_gpus)
+    free = placed(reference.place(seen, num_replicas, num_gpus))
     held = np.stack([placement.holders(nodes) for placement in placements])
     present = held.reshape(len(seen), experts, nodes).transpose(0, 2, 1).reshape(-1, experts)
     replicated = reference.place(np.repeat(seen, nodes, axis=0), **on_nodes, present=present)
@@ -84,9 +84,9 @@ def attribute(scores: PlacementScores) -> Attribution:
     return Attribution(
         balancedness_score=mean(scores.balancedness_score),
         balancedness_oracle=mean(scores.balancedness_oracle),
-        repacked=reached(repacked, history.seen),
-        replicated=reached(replicated, history.seen),
-        free=reached(free, history.seen),
-        no_forecast=reached(free, history.windows[1:]),
+        repacked=mean(placed(repacked).balancedness_oracle),
+        replicated=mean(placed(replicated).balancedness_oracle),
+        free=mean(free.balancedness_oracle),
+        no_forecast=mean(free.balancedness_score),
         node_local=node_local,
     )

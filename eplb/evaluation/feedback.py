@@ -66,7 +66,7 @@ class Gains:
     def of(cls, evaluation: Evaluation) -> Gains:
         figures, parts = evaluation.figures, attribute(evaluation.scores)
         losses = {name: loss for name, loss in parts.losses.items() if name in _ADVICE}
-        if evaluation.settings.rules.require_locality:
+        if evaluation.settings.criteria.require_locality:
             losses.pop("nodes")
         better = {name: figures.with_balance(loss) for name, loss in losses.items()}
         better["speed"] = figures.with_speed(10)

@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from eplb.common import project_file
-from eplb.evaluation.measure import SEED, Rules, Settings, run_program, run_seed
+from eplb.evaluation.measure import SEED, Criteria, Settings, run_program, run_seed
 from eplb.evaluation.scores import Figures, PlacementScores
 from eplb.sandbox.runner import Refused, Sandbox
 from eplb.trace import History
@@ -27,8 +27,6 @@ from eplb.workload_model import PRESETS, generate
 FRESH_PRESETS = ("deepseek-v3", "qwen3-235b", "kimi-k2", "bursty", "requests")
 # Windows that the seed answers for its time, the first of them to warm up.
 TIMED_WINDOWS = 4
-# Runs of each program, as in an evaluation: one alone is slowed by chance.
-REPEATS = 3
 
 
 class FreshTrace(NamedTuple):
@@ -48,14 +46,15 @@ def score_fresh(
     programs: Sequence[Path],
     traces: Sequence[FreshTrace],
     sandbox: Sandbox,
-    rules: Rules,
+    criteria: Criteria,
     progress: Callable[[float], None] = lambda share: None,
 ) -> list[list[dict[str, Any]]]:
     """[programs][traces] the score of each program on each trace, by the rules of an evaluation.
 
     For JSON: "trace" and "seed" (as text, since few readers keep 128 bits of a number), "score"
-    and "refusal", which is None or why the score is 0.0. Node locality is required where the
-    groups divide over the nodes.
+    and "refusal", which is None or why the score is 0.0. Each program runs as often as in an
+    evaluation: one run alone is slowed by chance. Node locality is required where the groups
+    divide over the nodes.
 
     The seed is timed once a trace, just before the programs, which run one after another. A program
     that is the seed is not run again. progress: told the share done
@@ -68,19 +67,20 @@ def score_fresh(
     found: list[list[dict[str, Any]]] = [[] for _ in programs]
     for preset, number in traces:
         trace = generate(replace(PRESETS[preset], seed=number))
-        history, deployment, serving = History.of(trace), trace.deployment(), rules.serving(trace)
-        local = rules.require_locality and deployment.can_be_node_local
+        history, deployment = History.of(trace), trace.deployment()
+        setting = (history, deployment, criteria.serving(trace))
+        local = criteria.require_locality and deployment.can_be_node_local
         timed = None if any(are_seeds) else TIMED_WINDOWS
         seed = run_seed(sandbox, history.seen[:timed], deployment)
         for row, (program, is_seed) in enumerate(zip(programs, are_seeds, strict=True)):
             scored = {"trace": preset, "seed": str(number), "score": 0.0, "refusal": None}
             try:
                 arguments = (sandbox, program, history.seen, deployment)
-                options = {"repeats": REPEATS, "require_locality": local}
+                options = {"repeats": Settings.repeats, "require_locality": local}
                 run = seed if is_seed else run_program(*arguments, **options)
-                placed = PlacementScores(run.placements, history, deployment, serving)
+                placed = PlacementScores(run.placements, *setting)
                 figures = Figures.of(placed, run.seconds, seed.seconds)
-                scored["score"] = rules.combined_score(figures)
+                scored["score"] = criteria.combined_score(figures)
             except Refused as error:
                 scored["refusal"] = str(error)
             found[row].append(scored)
@@ -99,6 +99,6 @@ def compare(
     """The program's scores on ``count`` traces, and how far their mean is below the ``known``."""
     with Sandbox(settings.timeout, settings.hidden) as sandbox:
         traces = draw(count)
-        [scores] = score_fresh([settings.program], traces, sandbox, settings.rules, progress)
+        [scores] = score_fresh([settings.program], traces, sandbox, settings.criteria, progress)
     mean = mean_score(scores)
     return {"scores": scores, "mean": mean, "gap": known - mean}

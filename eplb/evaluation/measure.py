@@ -130,7 +130,7 @@ def _refuse_difference(
 
 
 @dataclass(frozen=True)
-class Rules:
+class Criteria:
     """How programs are scored, on whichever trace.
 
     require_locality: refuse a program that spreads a group over nodes
@@ -169,7 +169,7 @@ class Settings:
     timeout: float = DEFAULT_TIMEOUT
     seed_history: bool = False
     hidden: tuple[Path, ...] = ()
-    rules: Rules = Rules()
+    criteria: Criteria = Criteria()
 
 
 @dataclass(frozen=True)
@@ -195,7 +195,7 @@ class Evaluation:
 
     def worth_of(self, better: Figures) -> float:
         """What the combined score would gain with ``better`` figures."""
-        combined = self.settings.rules.combined_score
+        combined = self.settings.criteria.combined_score
         return combined(better) - combined(self.figures)
 
 
@@ -205,16 +205,16 @@ def evaluate(settings: Settings, progress: Callable[[float], None]) -> Evaluatio
     Raises `UserError` for what the user can put right. What the program does wrong is in the
     result's ``refusal``.
     """
-    program, rules = settings.program, settings.rules
+    program, criteria = settings.program, settings.criteria
     if not program.is_file():
         what = f"{program} is a folder" if program.is_dir() else f"there is no program {program}"
         raise UserError(f"{what}; --program_path names one Python file")
-    options = {"repeats": settings.repeats, "require_locality": rules.require_locality}
+    options = {"repeats": settings.repeats, "require_locality": criteria.require_locality}
     with Sandbox(settings.timeout, (settings.trace, *settings.hidden)) as sandbox:
         # The sandbox imports torch in the meantime.
         trace = read_trace(settings.trace).stating(**settings.header)
         deployment, history = _task(settings, trace)
-        setting = (history, deployment, rules.serving(trace))
+        setting = (history, deployment, criteria.serving(trace))
         found = {}
         if settings.seed_history:
             seed = run_seed(sandbox, history.seen, deployment)
@@ -234,7 +234,7 @@ def _task(settings: Settings, trace: Trace) -> tuple[Deployment, History]:
         deployment, history = trace.deployment(), History.of(trace)
     except UserError as error:
         raise UserError(f"trace {settings.trace}: {error}") from error
-    if settings.rules.require_locality and not deployment.can_be_node_local:
+    if settings.criteria.require_locality and not deployment.can_be_node_local:
         groups, nodes = deployment.num_groups, deployment.num_nodes
         raise UserError(
             f"--locality require needs whole groups per node, and num_groups {groups} is not a "

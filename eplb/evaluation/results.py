@@ -57,7 +57,7 @@ def metrics_of(evaluation: Evaluation) -> dict[str, Any]:
     refusal, run = evaluation.refusal, evaluation.run
     if refusal is None:
         gains, errors = Gains.of(evaluation), []
-        score = evaluation.settings.rules.combined_score(evaluation.figures)
+        score = evaluation.settings.criteria.combined_score(evaluation.figures)
         public, private = evaluation.figures.public, _extras(evaluation, gains)
         text, run_seconds = feedback(evaluation, gains), run.seconds.sum(axis=1)
     else:
@@ -80,18 +80,18 @@ def metrics_of(evaluation: Evaluation) -> dict[str, Any]:
 
 def _setting(evaluation: Evaluation) -> dict[str, Any]:
     """What was measured on what, so that the figures can be told apart and made again."""
-    settings, rules = evaluation.settings, evaluation.settings.rules
+    settings, criteria = evaluation.settings, evaluation.settings.criteria
     _, layers, experts = evaluation.history.windows.shape
     return {
         "program": str(settings.program),
         "trace": str(settings.trace),
         "deployment": {**vars(evaluation.deployment), "layers": layers, "experts": experts},
         "isolation": evaluation.isolation,
-        "locality": "require" if rules.require_locality else "report",
+        "locality": "require" if criteria.require_locality else "report",
         "repeats": settings.repeats,
-        "hardware": " ".join(rules.hardware),
-        "dispatch": rules.dispatch,
-        "scoring": rules.scoring,
+        "hardware": " ".join(criteria.hardware),
+        "dispatch": criteria.dispatch,
+        "scoring": criteria.scoring,
     }
 
 

@@ -16,7 +16,7 @@ import yaml
 
 from eplb.common import DONE, ArgumentParser, UserError, exit_on_user_error, progress_bar
 from eplb.evaluation.fresh import draw, mean_score, score_fresh
-from eplb.evaluation.measure import Rules
+from eplb.evaluation.measure import Criteria
 from eplb.evolution.resume import hold, keep
 from eplb.evolution.rundb import Program, Run, read_run
 from eplb.sandbox.runner import Sandbox
@@ -34,17 +34,17 @@ def confirm(run: Run) -> str:
     programs = finalists(run)
     if not programs:
         raise UserError(f"no program of {run.folder} could be scored; there is nothing to confirm")
-    rules = _rules(run.folder / ".hydra" / "config.yaml")
+    criteria = _criteria(run.folder / ".hydra" / "config.yaml")
     with tempfile.TemporaryDirectory(prefix="finalists-") as name:
         files = [Path(name) / f"{i}.py" for i in range(len(programs))]
         for file, program in zip(files, programs, strict=True):
             file.write_text(program.code, encoding="utf-8")
         hidden = (Path(name), run.folder)
         with Sandbox(hidden=hidden) as sandbox, progress_bar("confirming") as progress:
-            scores = score_fresh(files, draw(TRACES), sandbox, rules, progress)
+            scores = score_fresh(files, draw(TRACES), sandbox, criteria, progress)
     rows = [_row(*of) for of in zip(programs, scores, strict=True)]
     winner = max(rows, key=lambda row: (row["fresh"], row["known"]))
-    found = vars(rules) | {"winner": winner["generation"], "programs": rows}
+    found = vars(criteria) | {"winner": winner["generation"], "programs": rows}
     keep(run.folder, programs[rows.index(winner)], json.dumps(found, indent=1))
     ahead = f", {winner['fresh'] - rows[-1]['fresh']:+.4f} to the start program"
     return (
@@ -72,14 +72,14 @@ def _normal(code: str) -> str:
         return code
 
 
-def _rules(saved: Path) -> Rules:
+def _criteria(saved: Path) -> Criteria:
     """How the run scores programs, as its saved configuration says; else the defaults."""
     config = yaml.safe_load(saved.read_text("utf-8")) if saved.is_file() else {}
     given = config.get("distributed_job_config", {}).get("extra_cmd_args", {})
     options = {name: given[name] for name in ("scoring", "dispatch") if name in given}
     if "hardware" in given:
         options["hardware"] = [given["hardware"]]
-    return Rules(given.get("locality") == "require", **options)
+    return Criteria(given.get("locality") == "require", **options)
 
 
 def _row(program: Program, scores: list[dict[str, Any]]) -> dict[str, Any]:

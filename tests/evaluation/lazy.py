@@ -16,7 +16,7 @@ import numpy as np
 from eplb import reference
 from eplb.common import DONE, exit_on_user_error, project_file
 from eplb.evaluation.fresh import draw, mean_score, score_fresh
-from eplb.evaluation.measure import SEED, Rules, run_program
+from eplb.evaluation.measure import SEED, Criteria, run_program
 from eplb.evaluation.scores import SCORINGS, Figures, PlacementScores, combined_scores
 from eplb.placement import Deployment
 from eplb.sandbox.runner import Refused, Sandbox
@@ -133,7 +133,7 @@ def main() -> int:
             figures = Figures.of(placed, run.seconds, run.seed_seconds)
             cells = [figures.balance, *combined_scores(figures).values()]
             if ", " not in name:  # of lazy ones the balance alone says enough
-                [fresh] = score_fresh([path], traces, sandbox, Rules())
+                [fresh] = score_fresh([path], traces, sandbox, Criteria())
                 cells.append(mean_score(fresh))
             text = " | ".join(f"{cell:.3f}" for cell in cells)
             print(f"| {name} | {text} |" + " |" * (", " in name), flush=True)

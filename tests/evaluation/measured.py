@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from eplb import reference
-from eplb.evaluation.measure import Evaluation, ProgramRun, Rules, Settings
+from eplb.evaluation.measure import Criteria, Evaluation, ProgramRun, Settings
 from eplb.evaluation.scores import PlacementScores
 from eplb.placement import Deployment, ExpertPlacement
 from eplb.sandbox.runner import Refused
@@ -49,10 +49,10 @@ def evaluation_of(
     scores: PlacementScores, seconds=(0.002,), scoring="eplb", **kwargs
 ) -> Evaluation:
     """An evaluation of placements that took ``seconds`` a call in each repeat, the seed 0.2 s."""
-    paths, rules = (Path("program.py"), Path("trace.json")), Rules(scoring=scoring)
+    paths, criteria = (Path("program.py"), Path("trace.json")), Criteria(scoring=scoring)
     times = np.repeat(np.array(seconds)[:, None], len(scores.placements), axis=1)
     values = {
-        "settings": Settings(*paths, repeats=len(seconds), rules=rules),
+        "settings": Settings(*paths, repeats=len(seconds), criteria=criteria),
         "deployment": scores.deployment,
         "history": scores.history,
         "isolation": "none, in a test",

@@ -10,7 +10,7 @@ import pytest
 from eplb.common import project_file
 from eplb.evaluation import fresh
 from eplb.evaluation.fresh import FreshTrace, draw, mean_score, score_fresh
-from eplb.evaluation.measure import Rules
+from eplb.evaluation.measure import Criteria
 from eplb.evaluation.scores import SCORINGS, Scoring
 from eplb.sandbox.runner import Sandbox
 from eplb.workload_model import PRESETS
@@ -53,7 +53,7 @@ def test_a_seed_makes_the_same_scores_again(sandbox, small, monkeypatch):
     shares = []
     # A scoring without the clock.
     first, again = (
-        score_fresh([BALANCED], traces, sandbox, Rules(scoring="slots"), shares.append)
+        score_fresh([BALANCED], traces, sandbox, Criteria(scoring="slots"), shares.append)
         for _ in range(2)
     )
     assert first == again
@@ -70,7 +70,7 @@ def test_programs_are_told_apart_and_a_refusal_counts_on_its_trace_only(sandbox,
         "    return seed(weight, *sizes)\n"
     )
     traces = [FreshTrace("tiny", 1), FreshTrace("other", 2**100)]
-    honest, refused = score_fresh([SEED, picky], traces, sandbox, Rules())
+    honest, refused = score_fresh([SEED, picky], traces, sandbox, Criteria())
     accepted = [*honest, refused[0]]
     assert all(score["refusal"] is None and score["score"] > 0 for score in accepted)
     assert refused[1]["score"] == 0.0
@@ -85,7 +85,7 @@ def test_locality_is_required_where_the_groups_divide(sandbox, small):
         [BALANCED],
         [FreshTrace("tiny", 1), FreshTrace("other", 1)],
         sandbox,
-        Rules(require_locality=True),
+        Criteria(require_locality=True),
     )
     assert "locality" in scores[0]["refusal"]
     assert scores[1]["refusal"] is None
@@ -108,6 +108,6 @@ def test_the_seed_runs_once_a_trace(sandbox, small, monkeypatch, programs, runs)
     answer = sandbox.run
     monkeypatch.setattr(fresh, "TIMED_WINDOWS", 2)
     monkeypatch.setattr(sandbox, "run", run)
-    scores = score_fresh(programs, draw(2), sandbox, Rules())
+    scores = score_fresh(programs, draw(2), sandbox, Criteria())
     assert asked == runs
     assert all(score["score"] > 0 for of in scores for score in of)

@@ -11,7 +11,7 @@ import pytest
 from eplb import reference
 from eplb.common import UserError
 from eplb.evaluation import measure as evaluation
-from eplb.evaluation.measure import Rules, Settings, evaluate
+from eplb.evaluation.measure import Criteria, Settings, evaluate
 from eplb.placement import Deployment, ExpertPlacement
 from eplb.sandbox.runner import Answer, Refused, Run
 from eplb.trace import Trace, TraceHeader, write_trace
@@ -201,7 +201,7 @@ def test_a_seed_that_fails_is_the_users_to_put_right(run, sandbox, trace):
 def test_locality_is_required_of_the_program_on_demand(run, sandbox):
     assert run().refusal is None
     sandbox.seed = staticmethod(in_order)
-    assert "locality: layer" in str(run(rules=Rules(require_locality=True)).refusal)
+    assert "locality: layer" in str(run(criteria=Criteria(require_locality=True)).refusal)
 
 
 def in_order(windows, repeat):
@@ -213,7 +213,7 @@ def in_order(windows, repeat):
 
 def test_locality_cannot_be_required_where_groups_do_not_divide(run, sandbox):
     with pytest.raises(UserError, match=r"num_groups 3 is not a multiple of num_nodes 2.* is 4"):
-        run(rules=Rules(require_locality=True), header={**vars(DEPLOYMENT), "num_groups": 3})
+        run(criteria=Criteria(require_locality=True), header={**vars(DEPLOYMENT), "num_groups": 3})
     assert sandbox.runs == []
 
 

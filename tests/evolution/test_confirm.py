@@ -10,7 +10,7 @@ import pytest
 import yaml
 
 from eplb.common import UserError
-from eplb.evaluation.measure import Rules
+from eplb.evaluation.measure import Criteria
 from eplb.evolution import confirm, resume
 from eplb.evolution.rundb import read_run
 
@@ -36,9 +36,9 @@ def scored(monkeypatch):
     """Scores on unseen traces by program, in place of minutes of scoring; what was asked for."""
     asked = {}
 
-    def score_fresh(files, traces, sandbox, rules, progress):
+    def score_fresh(files, traces, sandbox, criteria, progress):
         codes = [file.read_text() for file in files]
-        asked.update(rules=rules, codes=codes, traces=traces)
+        asked.update(criteria=criteria, codes=codes, traces=traces)
         steps = [int(code.partition("STEPS = ")[2].split()[0]) for code in codes]
         refused = {"seed": "7", "score": 0.0, "refusal": "refused"}
         scored = {"seed": "7", "refusal": None}
@@ -80,7 +80,7 @@ def test_programs_are_scored_as_the_run_scores_them(run, scored):
     text = yaml.safe_dump({"distributed_job_config": given})
     (run.folder / ".hydra" / "config.yaml").write_text(text)
     confirm.confirm(read_run(run.folder))
-    assert scored["rules"] == Rules(require_locality=True, scoring="adrs")
+    assert scored["criteria"] == Criteria(require_locality=True, scoring="adrs")
 
 
 def test_half_a_best_program_is_replaced(run):
