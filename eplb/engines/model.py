@@ -137,6 +137,7 @@ class EnginePlacement:
 
     @property
     def checked(self) -> ExpertPlacement:
+        """What this project's own formulas take; readers and planners have checked it."""
         return ExpertPlacement.from_phy2log(self.phy2log, self.num_experts)
 
     def all_layers(self) -> np.ndarray:

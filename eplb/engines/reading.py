@@ -18,6 +18,7 @@ from eplb.engines.source import Source
 from eplb.jsonstream import table_of
 from eplb.placement import expert_fault
 
+# Of a whole recording; a trace has a smaller bound for each of its records.
 MOST_TOKENS = 2**53
 # Fractions are scaled until a layer has about this many tokens, so that rounding loses nothing.
 SCALED_TOKENS = 1e6

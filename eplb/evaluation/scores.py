@@ -7,7 +7,7 @@ checking its answers (`eplb.evaluation.measure`), writing results (`eplb.evaluat
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from itertools import pairwise
@@ -114,8 +114,8 @@ class PlacementScores:
         """[..., layers, num_gpus] tokens per GPU, from ``load`` [..., layers, experts]."""
         return gpu_loads(load, placement, self.deployment, self.serving.dispatch)
 
-    def worth(self, planning: float) -> dict[str, Worth]:
-        """By phase, what the placements are worth; ``planning`` is the seconds of one call."""
+    def worth(self, planning: float | Sequence[float] = 0.0) -> dict[str, Worth]:
+        """By phase, what the placements are worth; ``planning``: seconds of a call, or of each."""
         profiles, rule = self.serving.profiles, self.serving.dispatch
         setting = (self._coming, self.placements, self.deployment, rule, planning)
         return dict(zip(profiles, worth(profiles.values(), *setting)))

@@ -21,7 +21,7 @@ from eplb.planning.moves import economical, relabel
 from eplb.planning.planner import check_sizes
 from eplb.throughput.profile import Serving
 from eplb.throughput.worth import Worth
-from eplb.trace import History, Trace
+from eplb.trace import History, Trace, TraceHeader
 
 WINDOWS = 16
 SPARE_SLOTS = range(9)
@@ -68,8 +68,9 @@ def in_windows(loads: np.ndarray) -> History:
 
     The oldest iterations that make no whole window are left out. Raises `UserError` for too few.
     """
-    iterations = max(len(loads) // WINDOWS, 1)
-    return History.of(Trace(loads[-WINDOWS * iterations :]), iterations)
+    interval = max(len(loads) // WINDOWS, 1)
+    header = TraceHeader(rebalance_interval=interval)
+    return History.of(Trace(loads[-WINDOWS * interval :], header))
 
 
 def held_out(history: History) -> History:
@@ -117,16 +118,17 @@ class Study:
     ) -> None:
         self.histories, self.rule, self._ask = histories, serving.dispatch, ask
         self.held_out = {phase: held_out(history) for phase, history in histories.items()}
-        self.profiles = {}
+        self.servings = {}
         for phase, history in histories.items():
             steps = history.records.shape[1] * steps_per_iteration
-            self.profiles[phase] = replace(serving.profiles[phase], steps_per_window=steps)
+            profile = replace(serving.profiles[phase], steps_per_window=steps)
+            self.servings[phase] = replace(serving, profiles={phase: profile})
         self._runs: dict[tuple[int, Deployment], ProgramRun] = {}
 
     def trials(self, phase: str, deployment: Deployment) -> Iterator[Trial]:
         """A trial for every interval that the windows allow, halved from one to the next."""
         windows, layers, experts = self.held_out[phase].seen.shape
-        profile, slots = self.profiles[phase], deployment.slots_per_gpu
+        profile, slots = self.servings[phase].profiles[phase], deployment.slots_per_gpu
         for every in (0, *(windows >> halvings for halvings in range(1, windows.bit_length()))):
             placements, times = self.schedule(phase, deployment, every or windows)
             scores = self._scores(phase, placements, deployment, self.rule)
@@ -153,14 +155,13 @@ class Study:
         windows, numbered so that least is fetched, in the layers where it pays.
         """
         (plans, seconds), seen = self._plans(phase, deployment), self.held_out[phase].seen
-        serving = Serving({phase: self.profiles[phase]}, self.rule)
         placements, times = plans[:1], [0.0]
         for window in range(1, len(seen)):
             placement, planning = placements[-1], 0.0
             if window % every == 0:
                 planning = float(seconds[window])
                 after = relabel(placement, plans[window], deployment)
-                setting = (plans[window - 1], seen[window], deployment, serving)
+                setting = (plans[window - 1], seen[window], deployment, self.servings[phase])
                 placement = economical(placement, after, *setting)
             placements.append(placement)
             times.append(planning)
@@ -170,7 +171,7 @@ class Study:
         """The share that a plan for one phase keeps if it stays and serves another, or the same."""
         plans, _ = self._plans(planned, deployment)
         stays = plans[:1] * len(self.held_out[served].seen)
-        return self._scores(served, stays, deployment, rule).worth(0.0)[served].kept
+        return self._scores(served, stays, deployment, rule).worth()[served].kept
 
     def _plans(
         self, phase: str, deployment: Deployment
@@ -187,5 +188,5 @@ class Study:
         self, phase: str, placements: list[ExpertPlacement], deployment: Deployment, rule: str
     ) -> PlacementScores:
         """Of one placement for each held-out window."""
-        serving = Serving({phase: self.profiles[phase]}, rule)
+        serving = replace(self.servings[phase], dispatch=rule)
         return PlacementScores(placements, self.held_out[phase], deployment, serving)

@@ -124,11 +124,11 @@ def choose(trials: Trials) -> dict[str, Trial]:
 def _heading(options: Namespace, iterations: range, study: Study) -> str:
     phase, history = next(iter(study.histories.items()))
     windows, length = len(study.held_out[phase].seen), history.records.shape[1]
+    steps = study.servings[phase].profiles[phase].steps_per_window
     judged = iterations[len(iterations) - windows * length :]
     return (
         f"planned with {options.program_path.name} on iterations up to {judged.start - 1}\n"
-        f"judged on {spans([*judged])}: {windows} windows of {length} iterations, "
-        f"{study.profiles[phase].steps_per_window} steps\n"
+        f"judged on {spans([*judged])}: {windows} windows of {length} iterations, {steps} steps\n"
         f"tokens per second of the expert layers alone, on {' '.join(options.hardware)}, "
         f"dispatch {options.dispatch}"
     )
