@@ -129,7 +129,8 @@ def reading(items: Iterable[Item], file: BinaryIO) -> Iterator[Item]:
     size = os.fstat(file.fileno()).st_size
     with progress_bar("reading") as progress:
         for item in items:
-            progress(file.tell() / size)
+            if size:  # a pipe has none, and no place either
+                progress(file.tell() / size)
             yield item
 
 

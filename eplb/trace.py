@@ -54,7 +54,10 @@ class TraceHeader:
 
 @dataclass(frozen=True)
 class Trace:
-    """A recorded load history: ``loads`` [records, layers, experts] int64, tokens per expert."""
+    """A recorded load history: ``loads`` [records, layers, experts] int64, tokens per expert.
+
+    No message names the file, which a trace does not know.
+    """
 
     loads: np.ndarray
     header: TraceHeader = TraceHeader()
@@ -68,8 +71,7 @@ class Trace:
         """The deployment to place on: the header's sizes, else the defaults.
 
         Raises `UserError` for sizes that do not fit the experts, or that nobody has named: the
-        defaults would score a recording made elsewhere on the wrong GPUs. The message does not
-        name the file, which a trace does not know.
+        defaults would score a recording made elsewhere on the wrong GPUs.
         """
         experts = self.loads.shape[2]
         sizes = {field.name: getattr(self.header, field.name) for field in fields(Deployment)}
@@ -88,7 +90,7 @@ class Trace:
         """Records per window: the header's, else 100 as in the public file.
 
         Raises `UserError` where that leaves fewer than two windows, one to learn from and one to
-        be judged on. The message does not name the file, which a trace does not know.
+        be judged on.
         """
         records, interval = len(self.loads), self.header.rebalance_interval
         interval = PUBLIC_INTERVAL if interval is None else interval

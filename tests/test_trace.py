@@ -131,6 +131,17 @@ def test_a_terminal_shows_how_much_is_read(tmp_path, small_chunks, monkeypatch, 
     assert 0 < shares[0] and shares[-1] <= 1.0
 
 
+def test_a_pipe_is_read_too():
+    """`evaluate.py --trace <(zcat …)`"""
+    reading, writing = os.pipe()
+    os.write(writing, history([[1, 2]], [[3, 4]]).encode())
+    os.close(writing)
+    try:
+        assert read_trace(f"/dev/fd/{reading}").loads.tolist() == [[[1, 2]], [[3, 4]]]
+    finally:
+        os.close(reading)
+
+
 def test_no_load_is_not_an_error(tmp_path):
     assert read_trace(written(tmp_path, history([[0, 0]], [[0, 3]]))).loads.sum() == 3
     assert read_trace(written(tmp_path, history([[0]]))).loads.shape == (1, 1, 1)
