@@ -56,7 +56,7 @@ class Watcher:
             desc="best none yet",
             bar_format=("{bar:20} " if self._on_terminal else "") + LINE,
             smoothing=0,
-            delay=1,
+            delay=1,  # not before `start`
             file=self._err if self._on_terminal else io.StringIO(),
         )
         self._changed = time.monotonic()
@@ -64,6 +64,7 @@ class Watcher:
         self._thread = threading.Thread(target=self._watch, name="progress", daemon=True)
 
     def start(self) -> None:
+        self._bar.delay = 0
         self._bar.refresh()
         self._thread.start()
 
@@ -110,7 +111,8 @@ class Watcher:
             return
         self._changed = time.monotonic()
         if not last.generations:  # the start-up says nothing about the generations to come
-            self._bar.initial, self._bar.start_t = self.run.generations, time.time()
+            self._bar.initial = self.run.generations
+            self._bar.start_t = self._bar.last_print_t = time.time()
         best = "none yet" if self.run.best is None else f"{self.run.best.score:.4f}"
         self._bar.n = self.run.generations
         self._bar.set_description_str(f"best {best}  cost ${self.run.cost:.2f}")

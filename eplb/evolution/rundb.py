@@ -43,13 +43,9 @@ _FAILED_PROPOSALS = """
 
 def finite(value: Any) -> float | None:
     """``value`` as a float where it is a finite number, else None."""
-    if isinstance(value, bool) or not isinstance(value, (int, float)):
-        return None
-    try:
-        number = float(value)
-    except OverflowError:
-        return None
-    return number if math.isfinite(number) else None
+    with suppress(OverflowError):
+        number = isinstance(value, (int, float)) and not isinstance(value, bool)
+        return float(value) if number and math.isfinite(value) else None
 
 
 def text(value: Any) -> str:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import io
+import sys
 import threading
 
 import pytest
@@ -63,6 +65,19 @@ def test_a_line_for_every_change(recorder, monkeypatch, capsys):
     assert lines[0].startswith("1/4 generations  best 0.0000  cost $0.00  time left ")
     assert lines[1].startswith("2/4 generations  best 0.5000  cost $0.25  time left ")
     assert lines[2] == "4/4 generations  best 0.7500  cost $0.25  time left 00:00"
+
+
+def test_a_bar_on_a_terminal(recorder, monkeypatch, capsys):
+    """It begins when the run does, and what is said after it begins on a line of its own."""
+    terminal = io.StringIO()
+    terminal.isatty = lambda: True
+    monkeypatch.setattr(sys, "stderr", terminal)
+    steps = [lambda run: run.add(0, combined_score=0.25), lambda run: run.add(1)]
+    assert watch(recorder(num_islands=1), monkeypatch, steps) == []
+    shown = terminal.getvalue()
+    assert "0/4 generations  best none yet  time left ?" in shown
+    assert "2/4 generations  best 0.2500  cost $0.00  time left " in shown and shown.endswith("\n")
+    assert capsys.readouterr().out == ""
 
 
 def test_a_database_that_cannot_be_read_for_a_moment(recorder, monkeypatch, capsys):
