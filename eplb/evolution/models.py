@@ -43,11 +43,8 @@ QUERIED_AS = {
     "google": "gemini",
 }
 # What an HTTP status of a refusal means; of other errors the name says more.
-REFUSALS = {
-    401: "the key was refused",
-    403: "the key was refused",
-    404: "the server does not know this model",
-}
+REFUSALS = dict.fromkeys((401, 403), "the key was refused")
+REFUSALS[404] = "the server does not know this model"
 
 
 def choose_models(requested: str | Sequence[str] | None, offline: bool) -> list[str]:

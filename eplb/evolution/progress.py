@@ -122,7 +122,7 @@ class Watcher:
     def _read(self, last: Run) -> Run:
         """What the database holds now; ``last`` where it did not change or has no program yet."""
         try:
-            files = [path.stat() for path in sorted(self.folder.glob(f"{DATABASE}*"))]
+            files = map(Path.stat, sorted(self.folder.glob(f"{DATABASE}*")))
             stamp = [(file.st_mtime_ns, file.st_size) for file in files]
             if stamp == self._stamp:
                 return last
