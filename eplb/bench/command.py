@@ -8,6 +8,8 @@ from __future__ import annotations
 import os
 import platform
 import subprocess
+from collections import Counter
+from collections.abc import Iterable
 from contextlib import suppress
 from pathlib import Path
 
@@ -48,6 +50,13 @@ def readable(text: str) -> Path:
 def shipped_programs() -> list[Path]:
     """This project's own, but for the seed."""
     return sorted(project_file("programs").glob("*.py"))
+
+
+def check_names(option: str, names: Iterable[str]) -> None:
+    """Raise `UserError` where two of ``names`` are the same: a table would have room for one."""
+    name, times = max(Counter(names).items(), key=lambda item: item[1], default=("", 0))
+    if times > 1:
+        raise UserError(f"{option}: two are called {name}; give one of them another name")
 
 
 def markdown(lines: list[list[str]], title: str = "") -> str:

@@ -90,6 +90,7 @@ def draw(measured: dict[str, list[float]], path: Path) -> None:
 
 def main(arguments: list[str] | None = None) -> int:
     args = command.parser("python -m eplb.bench.growth", __doc__).parse_args(arguments)
+    command.check_names("--programs", (path.stem for path in args.programs))
     lines, measured = [["program", *map(str, SIZES), "exponent"]], {}
     with Sandbox(timeout=600) as sandbox:
         for program in args.programs:

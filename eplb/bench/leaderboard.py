@@ -260,6 +260,9 @@ def main(arguments: list[str] | None = None) -> int:
     compared = [*SCENARIOS, *(scenarios.recorded(*trace) for trace in args.trace)]
     if args.scenarios:
         compared = scenarios.chosen(args.scenarios, compared)
+    programs = {project_file(SEED), *(path.resolve() for path in args.programs)}
+    command.check_names("--programs", (path.name for path in programs))
+    command.check_names("--trace", (each.name for each in compared))
     results: dict[str, Columns] = {}
     with Sandbox(timeout=600, hidden=tuple(Path(file) for file, *_ in args.trace)) as sandbox:
         for each in compared:

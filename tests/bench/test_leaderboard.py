@@ -8,7 +8,7 @@ from itertools import product
 import numpy as np
 import pytest
 
-from eplb.bench import leaderboard, scenarios
+from eplb.bench import growth, leaderboard, scenarios
 from eplb.common import UserError, project_file
 from eplb.placement import Deployment
 from eplb.sandbox.runner import Refused
@@ -102,6 +102,30 @@ def test_scores_a_recorded_workload(tmp_path, tiny_scenario, capsys):
     ):
         with pytest.raises(UserError, match=f"mine.json.*{why}"):
             leaderboard.main(["--trace", str(trace), *numbers])
+
+
+def test_every_scenario_is_deployable_with_and_without_spare_slots():
+    names = [scenario.name for scenario in scenarios.SCENARIOS]
+    assert len(set(names)) == len(names)
+    for scenario in scenarios.SCENARIOS:
+        experts = PRESETS[scenario.workload].experts
+        scenario.deployment.check(experts)
+        for spare in (0, 8):
+            slots = scenario.with_spare(spare, experts).deployment.slots_per_gpu
+            assert slots == -(-experts // scenario.deployment.num_gpus) + spare
+
+
+def test_two_of_one_name_are_refused_before_the_work(tmp_path):
+    """Tables name programs and recordings by their files."""
+    (tmp_path / "balanced.py").write_text("")
+    programs = [str(tmp_path / "balanced.py"), str(project_file("programs/balanced.py"))]
+    for command in (leaderboard, growth):
+        with pytest.raises(UserError, match="--programs: two are called balanced"):
+            command.main(["--programs", *programs])
+    trace = ["--trace", str(project_file("expert-load.json"))]
+    twice = [*trace, "288", "8", "4", "32", *trace, "320", "8", "4", "32"]
+    with pytest.raises(UserError, match="--trace: two are called expert-load.json EP32"):
+        leaderboard.main(twice)
 
 
 def test_names_the_scenarios_that_there_are():
