@@ -13,7 +13,7 @@ if os.environ.get("CI"):
     settings.load_profile("server")
 
 # These take longest, and a worker that began one of them last would end alone.
-FIRST = ("evolution/slurm/", "evolution/test_run.py", "sandbox/test_cheats.py", "test_programs.py")
+FIRST = ("evolution/slurm/", "evolution/test_run.py", "sandbox/test_cheats.py")
 
 
 def pytest_configure(config: pytest.Config) -> None:
