@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-import json
 import os
 import re
 import subprocess
 import sys
+from dataclasses import replace
 
+from eplb.trace import write_trace
+from eplb.workload_model import PRESETS, generate
 from tests.evolution.model_server import KEY, ModelServer
 from tests.evolution.runs import ROOT, Runs
 
@@ -52,18 +54,20 @@ def test_a_candidate_sees_no_key(tmp_path):
 
 def test_no_prompt_contains_the_trace(tmp_path):
     """A run with the real evaluation: what models read holds no stretch of the recorded loads."""
+    recorded = generate(replace(PRESETS["deepseek-v3"], layers=2))
+    write_trace(tmp_path / "trace.json", recorded)
     with ModelServer() as server:
         runs = Runs(tmp_path, server)
         overrides = [text for text in runs.overrides(2) if "eval_program_path" not in text]
         overrides.append("+distributed_job_config.extra_cmd_args.repeats=1")
+        overrides.append(f"trace={tmp_path}/trace.json")
         process = runs.start(overrides)
         out, _ = process.communicate(timeout=300)
         assert process.returncode == 0, out
         prompts = "\n".join(server.prompts)
     assert runs.rows("min(correct)") == [(1,)]
     assert "Combined score" in prompts and "balancedness" in prompts
-    records = json.loads((ROOT / "expert-load.json").read_text())["load_history"]
-    layers = [layer for record in records for layer in record["logical_expert_load"]]
+    layers = recorded.loads.reshape(-1, recorded.loads.shape[2]).tolist()
     trace = ";".join(",".join(map(str, layer)) for layer in layers)
     for numbers in re.findall(r"\d+(?:[,\s\[\]]+\d+){3,}", prompts):
         numbers = re.findall(r"\d+", numbers)
