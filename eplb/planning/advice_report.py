@@ -79,7 +79,10 @@ def _histories(files: list[Path], recorded: list[ExpertStatistics]) -> dict[str,
             f"{first.num_experts} experts, and {last.loads.shape[1]} of {last.num_experts}"
         )
     live = np.any([each.loads.any(axis=(0, 2)) for each in recorded], axis=0)
-    cut = [in_windows(each.loads[:, live]) for each in recorded]
+    try:
+        cut = [in_windows(each.loads[:, live]) for each in recorded]
+    except UserError as error:
+        raise UserError(f"{' or '.join(map(str, files))}: {error}") from error
     return dict(zip(PHASES, (cut[0], cut[-1]), strict=True))
 
 

@@ -131,6 +131,10 @@ def test_a_recording_that_is_too_short_is_told(no_sandbox, tmp_path):
     short = trace_file(tmp_path / "short.json", windows=2, records_per_window=2, regime_window=None)
     text, warnings = told(short, hardware=["h200", "steps_per_window=9"])
     assert any("too short to say how often to rebalance: 2 windows" in each for each in warnings)
+    once = tmp_path / "once.json"
+    once.write_text("[[1, 2, 3, 4]]")
+    with pytest.raises(UserError, match=f"{once}: the trace has 1 record"):
+        told(once)
     sparse = trace_file(tmp_path / "sparse.json", tokens_per_record=20)
     _, warnings = told(sparse)
     assert any("tokens in a window, which is mostly chance" in each for each in warnings)
