@@ -66,7 +66,8 @@ def _read(path: Path, kind: type) -> ExpertStatistics | EnginePlacement:
     try:
         source = Source(path)
         form = FORMATS.get(detect(source))
-        if form is None or (kind is EnginePlacement and form.write_placement is None):
+        # Bare counts take whatever no other format does.
+        if form is None or (kind is EnginePlacement and form is counts.FORMAT):
             raise UserError(
                 f"{source} is {source.describe()}, which is in no known format of {name}; "
                 + ("give one of its files, or " * source.is_folder + way_out)
