@@ -93,14 +93,11 @@ def plan(
 
     with Sandbox(TIMEOUT, hidden) as sandbox:
         planners = _planners(sandbox, program, deployment)
-
-        def made(name: str, iterations: ExpertStatistics) -> ExpertPlacement:
-            return _place(planners[name], iterations.loads, deployment, one_replica_per_gpu)
-
-        plans = {name: made(name, known) for name in planners}
+        how = (deployment, one_replica_per_gpu)
+        plans = {name: _place(planner, known.loads, *how) for name, planner in planners.items()}
         choice = choose(plans, held_out.loads, deployment)
         is_final = validate_share is not None or known is held_out
-        best = choice.best if is_final else made(choice.kept, statistics)
+        best = choice.best if is_final else _place(planners[choice.kept], statistics.loads, *how)
     same = {name: getattr(statistics, name) for name in ("model_layers", "moe_layers_only")}
     sizes = (statistics.num_experts, deployment.num_gpus)
     return EnginePlacement(best.phy2log, statistics.layers, *sizes, **same), choice, held_out
