@@ -75,12 +75,7 @@ def lower_bounds(load: np.ndarray, deployment: Deployment) -> np.ndarray:
 
 
 def measure(
-    sandbox: Sandbox,
-    program: Path,
-    scenario: Scenario,
-    history: History,
-    repeats: int,
-    time_seed: bool,
+    sandbox: Sandbox, program: Path, scenario: Scenario, history: History, repeats: int, speed: bool
 ) -> dict[str, float]:
     """What ``program`` achieves, by `COLUMNS`; raises `Refused`, and `UserError` for the seed.
 
@@ -88,7 +83,7 @@ def measure(
     the window seen, which only replication and packing can lose.
     """
     deployment, windows = scenario.deployment, history.windows
-    settings = {"repeats": repeats, "time_seed": time_seed}
+    settings = {"repeats": repeats, "time_seed": speed}
     run = run_program(sandbox, program, history.seen, deployment, **settings)
     even, lp = (
         PlacementScores(run.placements, history, deployment, Serving.of(scenario.hardware, rule))
@@ -105,7 +100,7 @@ def measure(
         mean(best[1:] / even.balancedness_score) - 1,
         mean(best[:-1] / even.balancedness_oracle) - 1,
         ms,
-        call_ms(run.seed_seconds) / ms if time_seed else np.nan,
+        call_ms(run.seed_seconds) / ms if speed else np.nan,
         mean(even.migrated_experts) / deployment.num_replicas,
         mean(even.node_locality),
     )
