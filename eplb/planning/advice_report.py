@@ -16,7 +16,7 @@ from textwrap import fill
 
 import numpy as np
 
-from eplb.common import UserError, replacing
+from eplb.common import UserError, project_file, replacing
 from eplb.engines import registry
 from eplb.engines.model import ExpertStatistics
 from eplb.engines.reading import spans
@@ -211,6 +211,7 @@ def _phases(study: Study, deployment: Deployment) -> str:
 
 def _command(options: Namespace, deployment: Deployment) -> str:
     """The call of generate_eplb_config.py, without what it takes anyway."""
+    is_default = options.program_path == project_file(planner.DEFAULT_PROGRAM)
     arguments = {
         "expert_statistic_path": options.expert_statistic_path,
         "ep_size": deployment.num_gpus,
@@ -219,6 +220,7 @@ def _command(options: Namespace, deployment: Deployment) -> str:
         "iter_stop": options.iter_stop,
         "num_nodes": deployment.num_nodes if deployment.num_nodes > 1 else None,
         "num_groups": deployment.num_groups if deployment.num_groups > 1 else None,
+        "program_path": None if is_default else options.program_path,
         "output_path": "moe_load_balancer.yaml",
     }
     given = {f"--{name}": str(value) for name, value in arguments.items() if value is not None}

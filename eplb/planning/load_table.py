@@ -122,7 +122,7 @@ def plot(path: Path, tables: dict[str, LoadTable], unit: str) -> None:
     rows = np.linspace(0, len(layers) - 1, min(len(layers), 6)).astype(int)
     for axis in draw_loads(above, panels, unit):
         axis.set_yticks(rows, [layers[row] for row in rows])
-    figure.suptitle(f"Load of every {unit}, as recorded and projected onto placements")
+    figure.suptitle(f"Load of every {unit} in every layer")
     lines = below.subplots()
     for colour, (name, table) in zip((QUIET, PROGRAM), tables.items(), strict=False):
         label = f"{name}: {table.average_imbalance_ratio:.3f} on average"

@@ -78,7 +78,9 @@ def test_the_table_has_every_number_of_spare_slots_and_intervals(no_sandbox, rec
 def test_the_command_that_it_ends_with_makes_the_file(no_sandbox, recording, tmp_path):
     text, _ = told(recording, iter_stop=100, hardware=["h200", "decode.tokens_per_gpu=999"])
     command = text.splitlines()[-1].split()
-    assert "--iter_stop 100" in text.splitlines()[-1]
+    assert "--iter_stop 100" in text.splitlines()[-1] and "--program_path" not in text
+    other, _ = told(recording, program_path="initial.py")
+    assert "--program_path initial.py" in other.splitlines()[-1]
     made = subprocess.run(
         [sys.executable, ROOT / command[1], *command[2:]],
         cwd=tmp_path,
