@@ -1,9 +1,9 @@
 """Placements for engines that split an expert's tokens anew in every step (`--dispatch lp`).
 
-There the split among replicas is solved for, so that a GPU must take what it alone holds, and can
-pass on what others hold too. Packing counts an expert with replicas for only a `SHARED` part of its
-even split, so that what GPUs hold alone is even and leaves room for what flows; the hottest experts
-get fewer replicas than greedily, so that more are shared. The rest is as in `programs/balanced.py`.
+There the hottest GPU has the most that any set of GPUs alone holds, over their number. So experts
+with replicas lie along a ring of GPUs, each beginning where another ends: what is too much flows on
+from GPU to GPU. Further spare slots are further laps, in other strides. What remains is dealt in
+rounds, the heaviest to the lightest GPU. The forecast is that of `programs/balanced.py`.
 
 Sources: https://github.com/deepseek-ai/LPLB for the dispatch, and those of `programs/balanced.py`.
 Lineage: docs/lineage.md. Not covered: nodes, groups.
@@ -17,12 +17,10 @@ import torch
 # the usual one, and how much worse than others that must do, a step away, to be given up.
 DECAYS = np.array([0.0, 0.3, 0.5, 0.7, 0.85, 0.95])
 CAREFUL, USUAL, DOUBT = 1, 2, 0.03
-# What an expert with replicas counts of its even split, and the power by which claims fall.
-SHARED, POWER = 0.7, 1.2
-# Windows remembered, patterns that the packing heeds, and how many windows show them well.
-MEMORY, PATTERNS, TRUSTED = 48, 3, 5
-# How far apart packs stand that swap, turn by turn.
-STRIDES = (16, 8, 4, 2, 1)
+# Windows remembered; the power by which claims fall, and what it gains where spare slots double.
+MEMORY, POWER, MORE = 48, 1.2, 0.4
+# Replicas above this part of a GPU's mean load are no part of the ring; further laps' strides.
+FULL, GOLDEN = 0.8, 0.382
 
 
 def sort_labelled(value, label):
@@ -40,39 +38,53 @@ def sort_labelled(value, label):
     return label
 
 
-def replicate(load, spare):
-    """Give spare replicas to the largest claims load / replicas**POWER of ``load`` [rows, experts].
+def replicate(load, spare, power):
+    """Give spare replicas to the largest claims load / replicas**power of ``load`` [rows, experts].
 
-    A power of 1 is greedy, more gives the very hottest fewer. Returns the cell of ``load`` of each
-    spare replica and its number among the replicas of its expert, from 1, [rows, spare] each.
+    load: ascending along rows. Returns the replicas of each, [rows, experts].
     """
     rows, experts = load.shape
     hot = min(experts, spare)
-    # Of the claims the expert of rank r can win spare / r: ascending rank and descending divisor
-    # of each, so that of claims too close to tell apart an expert wins the earlier one.
-    chances = spare // np.arange(1, hot + 1)
-    rank = np.repeat(np.arange(experts - 1, experts - 1 - hot, -1), chances)
+    # Of the claims the k-th hottest can win spare / k: ascending load and descending divisor of
+    # each, so that of claims too close to tell apart the hotter expert and the earlier one win.
+    chances = spare // np.arange(hot, 0, -1)
+    rank = np.repeat(np.arange(experts - hot, experts), chances)
     number = np.repeat(chances.cumsum(), chances) - np.arange(len(rank))
-    hottest = load.copy()
-    expert = sort_labelled(hottest, np.arange(experts, dtype=np.int32))
-    expert += np.arange(0, load.size, experts, dtype=np.int32)[:, None]
-    claim = hottest.take(rank, axis=1) / (number**POWER).astype(np.float32)
+    claim = load.take(rank, axis=1) / (number**power).astype(np.float32)
     chosen = sort_labelled(claim, np.arange(len(rank), dtype=np.int32))[:, -spare:]
     place = rank.take(chosen) + np.arange(0, load.size, experts)[:, None]
-    return expert.take(place), number.astype(np.int32).take(chosen)
+    return 1 + np.bincount(place.ravel(), minlength=load.size).reshape(load.shape)
 
 
-def replicas(load, cell, number, most):
-    """Sort the loads of all replicas [rows, slots], with labels expert * most + number.
+def ring(share, count, num_gpus):
+    """Lay experts with replicas along a ring of GPUs: each begins on the GPU where another ends.
 
-    load: [rows, experts], what a replica of each expert has; cell, number: of the spare ones
+    share, count: [rows, experts], a replica's load and their number, hottest experts last. In turn
+    come the hottest and the least hot of those left. Returns the spare replicas' GPUs [spare] and
+    columns and numbers [rows, spare], and first replicas' GPUs, -1 where free [rows, experts].
     """
-    experts = load.shape[1]
-    first = np.broadcast_to(np.arange(0, experts * most, most, dtype=np.int32), load.shape)
-    value = np.concatenate((load, load.take(cell)), axis=1)
-    label = np.concatenate((first, cell % experts * most + number), axis=1)
-    order = sort_labelled(value, np.arange(value.shape[1], dtype=np.int32))
-    return value, label.take(order + np.arange(0, value.size, value.shape[1])[:, None])
+    rows, experts = count.shape
+    spare = int(count[0].sum()) - experts
+    hot = (count > 1).sum(axis=1, dtype=np.int32)[:, None]
+    turn = np.arange(int(hot.max()), dtype=np.int32)
+    column = experts - 1 - np.where(turn % 2, hot - 1 - turn // 2, turn // 2)
+    cell = (column + np.arange(0, count.size, experts)[:, None]).clip(0, count.size - 1)
+    more = np.where(turn < hot, count.take(cell) - 1, 0)
+    end = more.cumsum(axis=1)
+    spares = np.repeat(column.ravel(), more.ravel()).reshape(rows, spare)
+    begin = np.repeat((end - more).ravel(), more.ravel()).reshape(rows, spare)
+    # Laps have different strides, so that all GPUs are near to each other.
+    laps = -(-spare // num_gpus)
+    far = np.flatnonzero(np.gcd(np.arange(num_gpus + 1), num_gpus) == 1)
+    step = far[(np.arange(laps) * GOLDEN * len(far)).astype(np.int32) % len(far), None]
+    gpu = (np.arange(num_gpus) * step % num_gpus).astype(np.int32).ravel()
+    # A first replica meets the first spare one of the next expert, in its own lap.
+    lap = (end - 1) // num_gpus
+    fits = (turn < hot) & (lap < (experts + spare) // num_gpus - laps)
+    fits &= share.take(cell) <= FULL / num_gpus * (share * count).sum(axis=1, keepdims=True)
+    first = np.full(count.shape, -1, dtype=np.int32)
+    first.ravel()[cell[fits]] = gpu[(lap * num_gpus + end % num_gpus)[fits]]
+    return gpu[:spare], spares, np.arange(1, spare + 1) - begin, first
 
 
 class History:
@@ -93,7 +105,7 @@ class History:
         self.errors = np.zeros(len(DECAYS))
 
     def add(self, load):
-        """Remember a window [layers, experts]; return the weights of all rows in the forecast."""
+        """Remember a window and return the forecast, [layers, experts] each."""
         row = self.windows % MEMORY
         new, product = self.loads[row], self.product
         scale = self.shape[1] / np.maximum(load.sum(axis=1, keepdims=True), 1e-30)
@@ -123,62 +135,71 @@ class History:
         weight = (alike & (age < self.windows)) * DECAYS[:, None] ** age
         self.forecasts = weight / weight.sum(axis=1, keepdims=True)
         far = np.abs(np.arange(len(DECAYS)) - (USUAL if self.windows > 2 else CAREFUL))
-        return self.forecasts[(self.errors + DOUBT * far).argmin(), : self.windows]
-
-    def columns(self, weight):
-        """Forecast and main patterns of deviation from it: [1 + patterns, layers, experts]."""
-        used = weight > 1e-4
-        windows = np.count_nonzero(used)
-        if windows == 1:
-            return self.loads[: len(weight)][used].reshape(1, *self.shape)
-        trust = min(1, windows / TRUSTED) / np.sqrt(windows)
-        apart = (np.eye(len(weight)) - weight[:, None]) * (used * trust)
-        gram = apart.T @ self.product[: len(weight), : len(weight)] @ apart
-        # The eighth power leaves the largest components.
-        gram = np.linalg.matrix_power(gram / max(np.linalg.norm(gram), 1e-30), 8)
-        mix = np.empty((1 + min(PATTERNS, windows - 1), len(weight)), dtype=np.float32)
-        mix[0] = weight
-        patterns = gram[gram.diagonal().argsort()[1 - len(mix) :]]
-        for place, pattern in enumerate(patterns):
-            pattern -= patterns[:place] @ pattern @ patterns[:place]
-            pattern /= max(np.linalg.norm(pattern), 1e-30)
-        mix[1:] = patterns @ apart.T
-        known = torch.from_numpy(self.loads[: len(weight)])
-        return (torch.from_numpy(mix) @ known).numpy().reshape(-1, *self.shape)
+        mix = self.forecasts[(self.errors + DOUBT * far).argmin(), : len(known)]
+        mix = torch.from_numpy(mix.astype(np.float32))
+        return torch.mv(torch.from_numpy(known).T, mix).numpy().reshape(self.shape)
 
 
 history = History(0, 0)
 
 
-def deal(load, num_packs):
-    """Give every pack one item a round, the lightest pack the heaviest of those that are left.
+def taken(share, gpu, spares, first, num_gpus):
+    """Return load and number of the replicas that GPUs have already, [rows, gpus] each."""
+    rows, experts = share.shape
+    start = np.arange(rows)[:, None]
+    place = ((start * num_gpus + gpu).ravel(), (start * num_gpus + first)[first >= 0])
+    load = (share.take(start * experts + spares).ravel(), share[first >= 0])
+    place, cells = np.concatenate(place), rows * num_gpus
+    total = np.bincount(place, np.concatenate(load), cells).astype(np.float32)
+    return total.reshape(rows, -1), np.bincount(place, minlength=cells).reshape(rows, -1)
 
-    load: [rows, items] float32, ascending; returns the items' slots, pack * capacity + round
+
+def deal(share, group, first, total, room):
+    """Deal in rounds, each time the lightest GPU the heaviest replica left; fill ``first``.
+
+    share, group, first: [rows, experts], a replica's load and group, and its GPU, -1 where free
+    total, room: [rows, gpus], what GPUs have, and how many replicas they take
+    GPUs that take most begin. Other rounds are of one group each, whose loads may rise together.
     """
-    rounds = load.reshape(len(load), -1, num_packs)
-    rows, capacity, _ = rounds.shape
-    usual = rounds @ np.full(num_packs, 1 / num_packs, dtype=np.float32)
-    # Of one more item than usual, what the lighter ones of the rounds to come do not make good.
-    less = usual - rounds[:, :, 0]
-    over = rounds[:, :, -1] - usual - less.cumsum(axis=1) + less
-    if capacity > 2 and (over.max(axis=1) > 0.02 * usual.sum(axis=1)).any():
-        return deal_from_both_ends(load, num_packs)
-    heaviest = np.ascontiguousarray(rounds[:, ::-1, ::-1].transpose(1, 0, 2))
-    pack = np.arange(num_packs, dtype=np.int32)
-    total = np.zeros((rows, num_packs), dtype=np.float32)
-    slot = np.empty((capacity, rows, num_packs), dtype=np.int32)
-    for turn, item in enumerate(heaviest):
-        slot[turn] = pack * capacity + turn
-        total += item
-        pack = sort_labelled(total, pack)
-    return slot.transpose(1, 0, 2)[:, ::-1, ::-1].astype(np.int64).reshape(load.shape)
+    (rows, experts), num_gpus = share.shape, room.shape[1]
+    most, least = int(room.max()), int(room.min())
+    start = np.arange(0, share.size, experts)[:, None]
+    share = np.where(first < 0, share, np.float32(0))
+    cell = sort_labelled(share, np.arange(experts, dtype=np.int32))[:, ::-1] + start
+    share, rank = np.ascontiguousarray(share[:, ::-1]), np.arange(num_gpus, dtype=np.int32)
+    # Who must wait is so much heavier for every round.
+    wait = np.float32(4 * (total.max() + most * share.max()))
+    total += wait * (most - room)
+    gpu, begin = sort_labelled(total, np.broadcast_to(rank, total.shape)), start
+    for _ in range(most - least):
+        takes = total < wait / 2
+        item = (begin + rank)[takes]
+        first.ravel()[cell.take(item)] = gpu[takes]
+        total[takes] += share.take(item)
+        total[~takes] -= wait
+        gpu, begin = sort_labelled(total, gpu), begin + takes.sum(axis=1, keepdims=True)
+    item = (begin + np.arange(least * num_gpus)).astype(np.int32)
+    if len(group):
+        item += group.take(cell.take(item)) * np.int32(share.size)
+        item.sort(axis=1)
+        item %= np.int32(share.size)
+    item = item.reshape(rows, least, num_gpus)
+    item.sort(axis=2)
+    load = share.take(item)
+    # Rounds of widely different loads come first, so that the others can make them good.
+    order = (load[:, :, -1] - load[:, :, 0]).argsort(axis=1).T
+    item, load = item[np.arange(rows), order], load[np.arange(rows), order]
+    for each, heavy in zip(cell.take(item), load):
+        first.ravel()[each] = gpu
+        total += heavy
+        gpu = sort_labelled(total, gpu)
 
 
 def set_aside(load, sums, num_packs):
     """Find the packs of each row that are too heavy even with the lightest items.
 
     Pack k holds the k-th heaviest item and the k-th block of the lightest. Returns how many are too
-    heavy and the mean load of the others, [rows] each, and all slots.
+    heavy and the mean load of the others, [rows] each, and all items' packs.
     """
     rows, items = load.shape
     light = items // num_packs - 1
@@ -189,23 +210,22 @@ def set_aside(load, sums, num_packs):
     heavy[:, -1] = False
     aside = heavy.argmin(axis=1)
     item = np.arange(items)
-    block = 1 + item % light + item // light * (light + 1)
-    slot = np.where(item < items - num_packs, block, (items - 1 - item) * (light + 1))
-    return aside, rest[np.arange(rows), aside], np.tile(slot, (rows, 1))
+    pack = np.where(item < items - num_packs, item // light, items - 1 - item)
+    return aside, rest[np.arange(rows), aside], np.tile(pack, (rows, 1))
 
 
 def deal_from_both_ends(load, num_packs):
     """Deal as `deal`, but packs that a heavy item would take too far take a light one instead.
 
     Too far is above the mean even if items between the usual and the lightest followed. Packs that
-    are too heavy in any case are set aside with the lightest items.
+    are too heavy in any case are set aside with the lightest items. Returns the items' packs.
     """
     rows, items = load.shape
     capacity = items // num_packs
     row, rank, start = np.arange(rows), np.arange(num_packs), np.arange(0, load.size, items)
     sums = np.zeros((rows, items + 1))
     load.cumsum(axis=1, dtype=np.float64, out=sums[:, 1:])
-    aside, mean, slot = set_aside(load, sums, num_packs)
+    aside, mean, chosen = set_aside(load, sums, num_packs)
     packs = num_packs - aside
     waits = np.flatnonzero(rank >= packs[:, None])
     pack = (rank + aside[:, None]) % num_packs
@@ -217,7 +237,7 @@ def deal_from_both_ends(load, num_packs):
         ends = np.where(heavy, (start + last)[:, None], (start + first + packs)[:, None])
         item = ends - rank - 1
         item.ravel()[waits] = start[waits // num_packs]
-        slot.ravel()[item] = pack * capacity + (capacity - 1 - left)
+        chosen.ravel()[item] = pack
         total += load.ravel()[item]
         pack = sort_labelled(total, pack)
         first, last, light = first + light, last - packs + light, 0 * aside
@@ -226,36 +246,8 @@ def deal_from_both_ends(load, num_packs):
             usual = (sums[row, after] - sums[row, first]) / ((left - 1) * packs)
             most = mean - load[row, after] - (left - 1) * (usual + load[row, first]) / 2
             light = np.count_nonzero(total > most[:, None], axis=1) - aside
-    slot[aside > 0, 0] = 1  # Packs that wait seemed to take it.
-    return slot
-
-
-def spread(held, load):
-    """Let pairs of packs swap, in place, the items of a round that lower the sum of squares most.
-
-    held: [capacity, packs, rows], the label of the item in each place
-    load: [columns, capacity, packs, rows] float32, its loads; spoilt
-    """
-    columns, capacity, packs, rows = load.shape
-    space = np.empty((2, load.size // 2), dtype=np.float32)
-    for stride in STRIDES:
-        pairs = packs // (2 * stride)
-        paired = slice(2 * stride * pairs)
-        both = load[:, :, paired].reshape(columns, capacity, pairs, 2, stride, rows)
-        item = held[:, paired].reshape(capacity, pairs, 2, stride, rows)
-        apart, rest = space[:, : both.size // 2].reshape(2, *both[:, :, :, 0].shape)
-        np.subtract(both[:, :, :, 0], both[:, :, :, 1], out=apart)
-        # With D between the packs and d between the items, swapping gains 4 d (D - d).
-        np.subtract(apart.sum(axis=1, keepdims=True), apart, out=rest)
-        rest *= apart
-        gain = rest.sum(axis=0)
-        swap = gain >= np.maximum(gain.max(axis=0), 1e-7)
-        change = (item[:, :, 0] - item[:, :, 1]) * swap
-        item[:, :, 0] -= change
-        item[:, :, 1] += change
-        apart *= swap
-        both[:, :, :, 0] -= apart
-        both[:, :, :, 1] += apart
+    chosen[aside > 0, 0] = 0  # Packs that wait seemed to take it.
+    return chosen
 
 
 def rebalance_experts(weight, num_replicas, num_groups, num_nodes, num_gpus):
@@ -268,27 +260,36 @@ def rebalance_experts(weight, num_replicas, num_groups, num_nodes, num_gpus):
     layers, experts = weight.shape
     if history.shape != (layers, experts):
         history = History(layers, experts)
-    columns = history.columns(history.add(weight.to("cpu", torch.float32).numpy()))
+    load = history.add(weight.to("cpu", torch.float32).numpy())
     # A load of zero has no mantissa to carry a label.
-    load = np.maximum(columns[0], 1e-30)
-    cell, number = replicate(load, num_replicas - experts)
-    logcnt = 1 + np.bincount(cell.ravel(), minlength=load.size).reshape(load.shape)
-    most, count = int(logcnt.max()), logcnt.astype(np.float32)
-    part = (1 - np.float32(1 - SHARED) * (count > 1)) / count
-    load, label = replicas(load * part, cell, number, most)
-    slot = torch.from_numpy(deal(load, num_gpus))
-    held = torch.empty_like(slot, dtype=torch.int32).scatter_(1, slot, torch.from_numpy(label))
-    held = held.numpy().reshape(layers, num_gpus, -1)
-    if len(columns) > 1:
-        # Layers come last, so that neighbours in memory are treated alike.
-        last = np.ascontiguousarray(held.transpose(2, 1, 0))
-        cell = last // most + np.arange(0, layers * experts, experts)
-        spread(last, (columns * part).reshape(len(columns), -1).take(cell, axis=1))
-        held = last.transpose(2, 1, 0)
-    label = held.reshape(layers, num_replicas).astype(np.int64)
-    log2phy = torch.full((layers, experts * most), -1)
-    log2phy.scatter_(1, torch.from_numpy(label), torch.arange(num_replicas).expand(layers, -1))
-    return torch.from_numpy(label // most), log2phy.view(layers, -1, most), torch.from_numpy(logcnt)
+    load, spare = np.maximum(load, 1e-30), num_replicas - experts
+    start, capacity = np.arange(0, load.size, experts)[:, None], num_replicas // num_gpus
+    expert = sort_labelled(load, np.arange(experts, dtype=np.int32))
+    gpu, spares, number = np.zeros((3, layers, 0), dtype=np.int32)
+    first, count = np.full(load.shape, -1), np.ones(load.shape, dtype=np.int64)
+    if spare:
+        count = replicate(load, spare, POWER + MORE * np.log2(max(1, spare / num_gpus)))
+        load /= count
+        gpu, spares, number, first = ring(load, count, num_gpus)
+    if spare or capacity < 3:
+        total, many = taken(load, gpu, spares, first, num_gpus)
+        group = expert * num_groups // experts if spare and num_groups > 1 else ()
+        deal(load, group, first, total, capacity - many)
+    else:
+        first = deal_from_both_ends(load, num_gpus)
+    # Sorted by GPU, and by label within it: so many bits each for GPU, expert and replica.
+    bits, most = (experts - 1).bit_length(), int(count.max() - 1).bit_length()
+    kind = np.int32 if num_gpus << bits + most < 2**31 else np.int64
+    gpus = np.concatenate((first, np.broadcast_to(gpu, spares.shape)), axis=1, dtype=kind)
+    label = np.concatenate((expert << most, (expert.take(spares + start) << most) + number), axis=1)
+    label = (gpus << bits + most) | label.astype(kind)
+    label.sort(axis=1)
+    label = torch.from_numpy((label & (1 << bits + most) - 1).astype(np.int64))
+    log2phy = torch.full((layers, experts << most), -1)
+    log2phy.scatter_(1, label, torch.arange(num_replicas).expand(layers, -1))
+    logcnt = np.empty_like(count)
+    logcnt.ravel()[expert + start] = count
+    return label >> most, log2phy.view(layers, experts, -1), torch.from_numpy(logcnt)
 
 
 # EVOLVE-BLOCK-END
