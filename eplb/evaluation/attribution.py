@@ -28,31 +28,26 @@ from eplb.placement import ExpertPlacement
 
 @dataclass(frozen=True)
 class Attribution:
-    """Balancedness over GPUs, mean over windows, after each step of the improvement.
+    """Balancedness over GPUs, mean over windows.
 
-    balancedness_score: the placements on the next window
-    balancedness_oracle: the placements on the window seen
-    repacked, replicated, free: on the window seen, after the step of the module's text
+    placed: the placements on the next window
+    improved: on the window seen, after each step of the module's text, by its name
     no_forecast: the reference made after each window, on the next one: what a good balancer
         scores that takes the last window for the next
     node_local: whether the program keeps every group on one node
     """
 
-    balancedness_score: float
-    balancedness_oracle: float
-    repacked: float
-    replicated: float
-    free: float
+    placed: float
+    improved: dict[str, float]
     no_forecast: float
     node_local: bool
 
     @property
     def losses(self) -> dict[str, float]:
         """What each part lost; a part that beats the reference lost nothing."""
-        placed = (self.balancedness_score, self.balancedness_oracle)
-        best = np.maximum.accumulate([*placed, self.repacked, self.replicated, self.free, 1.0])
-        names = ("forecast", "packing", "replication", "nodes", "rest")
-        return {name: float(gain) for name, gain in zip(names, np.diff(best), strict=True)}
+        best = np.maximum.accumulate([self.placed, *self.improved.values(), 1.0])
+        parts = zip((*self.improved, "rest"), np.diff(best), strict=True)
+        return {name: float(gain) for name, gain in parts}
 
 
 def attribute(scores: PlacementScores) -> Attribution:
@@ -81,12 +76,15 @@ def attribute(scores: PlacementScores) -> Attribution:
     gpu = reference.pack(by_slot.reshape(len(present), -1), on_nodes["num_gpus"])
     expert = np.stack([placement.phy2log for placement in placements]).reshape(len(present), -1)
     repacked = np.take_along_axis(expert, np.argsort(gpu, axis=1, kind="stable"), axis=1)
+    improved = {
+        "forecast": scores,
+        "packing": placed(repacked),
+        "replication": placed(replicated),
+        "nodes": free,
+    }
     return Attribution(
-        balancedness_score=mean(scores.balancedness_score),
-        balancedness_oracle=mean(scores.balancedness_oracle),
-        repacked=mean(placed(repacked).balancedness_oracle),
-        replicated=mean(placed(replicated).balancedness_oracle),
-        free=mean(free.balancedness_oracle),
-        no_forecast=mean(free.balancedness_score),
-        node_local=node_local,
+        mean(scores.balancedness_score),
+        {name: mean(each.balancedness_oracle) for name, each in improved.items()},
+        mean(free.balancedness_score),
+        node_local,
     )

@@ -23,11 +23,12 @@ _ADVICE = {
     "forecast": "The next window differs from the one seen. A program keeps its variables between "
     "calls: use several past windows, smooth or extrapolate them, and place for the loads to come.",
     "packing": "The same replicas packed again, heaviest first to the lightest GPU with room, "
-    "would reach {repacked:.4f} on the window seen instead of {balancedness_oracle:.4f}.",
+    "would reach {improved[packing]:.4f} on the window seen instead of {improved[forecast]:.4f}.",
     "replication": "Giving each spare replica to the expert with the most load per replica, and "
-    "packing as above, would reach {replicated:.4f} on the window seen instead of {repacked:.4f}.",
+    "packing as above, would reach {improved[replication]:.4f} on the window seen instead of "
+    "{improved[packing]:.4f}.",
     "nodes": "Keeping every group on one node costs the most: a placement free of nodes would "
-    "reach {free:.4f} on the window seen instead of {replicated:.4f}.",
+    "reach {improved[nodes]:.4f} on the window seen instead of {improved[replication]:.4f}.",
     "speed": "Ten times as fast would bring it: large tensors over all layers at once instead of "
     "loops over experts, and few calls.",
 }
@@ -92,11 +93,11 @@ def feedback(evaluation: Evaluation, gains: Gains) -> str:
 
 
 def _balance_lines(gains: Gains) -> list[str]:
-    parts, placed = gains.parts, gains.parts.balancedness_score
+    parts, placed = gains.parts, gains.parts.placed
     losses = {n: loss for n, loss in parts.losses.items() if n != "nodes" or parts.node_local}
     lines = [
         f"Balancedness over GPUs (1 is perfect): {placed:.4f} on the next windows, "
-        f"{parts.balancedness_oracle:.4f} on the windows seen (oracle). Lost to {_listed(losses)}."
+        f"{parts.improved['forecast']:.4f} on the windows seen (oracle). Lost to {_listed(losses)}."
     ]
     if gains.most is not None:
         part, worth = gains.most

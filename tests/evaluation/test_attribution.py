@@ -45,14 +45,8 @@ def test_losses_add_up_to_what_is_missing(seed):
         parts = attribute(run)
         losses = parts.losses
         assert all(loss >= 0 for loss in losses.values())
-        best = max(
-            parts.balancedness_score,
-            parts.balancedness_oracle,
-            parts.repacked,
-            parts.replicated,
-            parts.free,
-        )
-        assert sum(losses.values()) == pytest.approx(1 - parts.balancedness_score)
+        best = max(parts.placed, *parts.improved.values())
+        assert sum(losses.values()) == pytest.approx(1 - parts.placed)
         assert losses["rest"] == pytest.approx(1 - best)
 
 
@@ -65,8 +59,8 @@ def test_the_reference_itself_loses_to_the_forecast_alone(seed):
     assert parts.losses["packing"] == pytest.approx(0)
     assert parts.losses["replication"] == pytest.approx(0)
     assert not parts.node_local or parts.losses["nodes"] == pytest.approx(0)
-    assert parts.no_forecast == pytest.approx(parts.balancedness_score)
-    assert parts.free == pytest.approx(parts.balancedness_oracle)
+    assert parts.no_forecast == pytest.approx(parts.placed)
+    assert parts.improved["nodes"] == pytest.approx(parts.improved["forecast"])
 
 
 def test_a_steady_load_loses_nothing_to_the_forecast():
@@ -127,9 +121,10 @@ def test_windows_without_tokens_are_left_out():
     windows[1] = 0
     quiet = type(history)(windows[:, None])
     parts = attribute(reference_scores(quiet))
-    assert all(0 < value <= 1 for name, value in vars(parts).items() if name != "node_local")
-    assert sum(parts.losses.values()) == pytest.approx(1 - parts.balancedness_score)
+    figures = (parts.placed, parts.no_forecast, *parts.improved.values())
+    assert all(0 < figure <= 1 for figure in figures)
+    assert sum(parts.losses.values()) == pytest.approx(1 - parts.placed)
     # The second window is neither seen with profit nor judged: three of the four oracles count.
     oracle = reference_scores(quiet).balancedness_oracle
     assert np.isnan(oracle).tolist() == [False, True, False, False]
-    assert parts.balancedness_oracle == pytest.approx(oracle[[0, 2, 3]].mean())
+    assert parts.improved["forecast"] == pytest.approx(oracle[[0, 2, 3]].mean())
