@@ -15,6 +15,7 @@ tell where, so a hold-out split of such a dump is not one of time. Not covered: 
 from __future__ import annotations
 
 import json
+import re
 from collections import defaultdict
 from dataclasses import replace
 from itertools import zip_longest
@@ -28,12 +29,12 @@ from eplb.engines.reading import placement_of, statistics_of
 from eplb.engines.source import Source
 
 COUNTS, PLACEMENT = "logical_count", "physical_to_logical_map"
-RECORDER_FILES = "expert_distribution_recorder_*.pt"
+RECORDER_FILE = re.compile(r"expert_distribution_recorder_.*\.pt")
 
 
 def recognises(source: Source) -> bool:
     if source.is_folder:
-        return bool(source.files(RECORDER_FILES))
+        return bool(source.files(RECORDER_FILE))
     if source.has(COUNTS):
         # A dictionary from layer to counts numbers its layers itself, as bare counts may.
         return not isinstance(source.content[COUNTS], dict)
@@ -72,7 +73,7 @@ def _folder(source: Source) -> ExpertStatistics:
     """
     by_rank: dict[object, list[np.ndarray]] = defaultdict(list)
     in_time = []
-    for path in source.files(RECORDER_FILES):
+    for path in source.files(RECORDER_FILE):
         dump = Source(path)
         in_time.append(_dump(dump).loads)
         by_rank[dump.content.get("rank")].append(in_time[-1])

@@ -11,6 +11,7 @@ import codecs
 import gzip
 import json
 import pickle
+import re
 import shutil
 import tempfile
 import warnings
@@ -53,12 +54,12 @@ class Source:
     def is_folder(self) -> bool:
         return self.path.is_dir()
 
-    def files(self, pattern: str) -> list[Path]:
-        """The folder's files that match ``pattern``, sorted; none for a file."""
-        if not self.is_folder:
-            return []
+    def files(self, name: re.Pattern) -> dict[Path, re.Match]:
+        """The folder's files whose whole name matches, in order, with the match; none of a file."""
         # Path.glob finds nothing in a folder that cannot be read, where this raises.
-        return sorted(path for path in self.path.iterdir() if path.match(pattern))
+        paths = sorted(self.path.iterdir()) if self.is_folder else []
+        matches = {path: name.fullmatch(path.name) for path in paths}
+        return {path: match for path, match in matches.items() if match}
 
     @cached_property
     def head(self) -> bytes:
@@ -141,7 +142,7 @@ class Source:
     def describe(self) -> str:
         """What is in it, in a few words."""
         if self.is_folder:
-            return f"a folder of {_some(path.name for path in self.files('*'))}"
+            return f"a folder of {_some(path.name for path in sorted(self.path.iterdir()))}"
         if not self.head:
             return "an empty file"
         if self.head.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):

@@ -20,7 +20,7 @@ from eplb.engines.model import ExpertStatistics, Format
 from eplb.engines.reading import statistics_of
 from eplb.engines.source import Source
 
-SGLANG = re.compile(r"expert_distribution_rank(\d+)_timestamp([\d.]+)\.csv")
+SGLANG = re.compile(r"expert_distribution_rank(\d+)_timestamp(\d+(?:\.\d+)?)\.csv")
 NUMBERED = r"(?:[ _]?(?:id|idx|index|number))?"
 ROLES = {
     "iteration": re.compile(rf"iter(?:ation)?{NUMBERED}|step|forward_pass_id"),
@@ -32,7 +32,7 @@ ROLES = {
 
 def recognises(source: Source) -> bool:
     if source.is_folder:
-        return bool(source.files("expert_distribution_rank*_timestamp*.csv"))
+        return bool(source.files(SGLANG))
     if not source.head or source.looks_like_json or b"\0" in source.head:
         return False
     header, *rest = _split(source.head.decode(errors="replace").splitlines()[:3])
@@ -61,9 +61,8 @@ def read(source: Source) -> ExpertStatistics:
 
 def _sglang(source: Source) -> ExpertStatistics:
     dumps = defaultdict(list)
-    for path in source.files("*.csv"):
-        if match := SGLANG.fullmatch(path.name):
-            dumps[int(match[1])].append((float(match[2]), path))
+    for path, match in source.files(SGLANG).items():
+        dumps[int(match[1])].append((float(match[2]), path))
     cells = []
     for paths in dumps.values():
         # Ranks write at slightly different times, but equally often.

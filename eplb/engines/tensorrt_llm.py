@@ -34,7 +34,7 @@ from eplb.engines.reading import count_fault, many, placement_of, statistics_of
 from eplb.engines.source import Source
 from eplb.trace import TraceHeader
 
-RANK_FILE = re.compile(r"rank(\d+)\.safetensors")
+META, RANK_FILE = "meta_info.json", re.compile(r"rank(\d+)\.safetensors")
 TENSOR = re.compile(r"(\d+)_(\d+)")
 CONFIG = re.compile(rb"^\s*(num_slots|initial_global_assignments|load_balancer)\s*:", re.MULTILINE)
 # libyaml's parser and emitter where PyYAML was built with them: ten times faster, same result.
@@ -45,15 +45,15 @@ Cell = tuple[int, int]  # iteration, layer
 
 def recognises(source: Source) -> bool:
     if source.is_folder:
-        return bool(source.files("meta_info.json") or source.files("rank*.safetensors"))
+        return (source.path / META).exists() or bool(source.files(RANK_FILE))
     return not source.looks_like_json and bool(CONFIG.search(source.head))
 
 
 def read_statistics(source: Source) -> ExpertStatistics:
     """Add up the ranks' files one by one: memory holds the sum and one file's tensors."""
-    meta = Source(source.path / "meta_info.json").content
+    meta = Source(source.path / META).content
     if not isinstance(meta, dict) or not isinstance(meta.get("num_experts"), int):
-        raise UserError(f"{source.path / 'meta_info.json'} does not give num_experts; record again")
+        raise UserError(f"{source.path / META} does not give num_experts; record again")
     files = _rank_files(source)
     sums: dict[Cell, np.ndarray] = {}
     ranks_with: Counter[Cell] = Counter()
@@ -94,8 +94,7 @@ def read_statistics(source: Source) -> ExpertStatistics:
 
 def _rank_files(source: Source) -> list[Path]:
     """The statistics files in order of their ranks, complete from rank 0."""
-    matches = {path: RANK_FILE.fullmatch(path.name) for path in source.files("rank*.safetensors")}
-    found = {int(match[1]): path for path, match in matches.items() if match}
+    found = {int(match[1]): path for path, match in source.files(RANK_FILE).items()}
     if not found:
         raise UserError(f"{source} holds no rank<R>.safetensors; give the folder of the dump")
     missing = sorted(set(range(max(found) + 1)) - set(found))
@@ -154,7 +153,7 @@ def check_vacant(folder: Path) -> None:
         raise UserError(
             f"{folder} already holds statistics, and ranks add up; choose another folder"
         )
-    check_writable(folder / "meta_info.json")
+    check_writable(folder / META)
 
 
 def write_statistics(folder: Path, statistics: ExpertStatistics) -> None:
@@ -165,7 +164,7 @@ def write_statistics(folder: Path, statistics: ExpertStatistics) -> None:
         for layer, counts in zip(statistics.layers, rows, strict=True)
     }
     meta = {"num_experts": statistics.num_experts, "num_experts_per_token": statistics.header.top_k}
-    write_text(folder / "meta_info.json", json.dumps(meta) + "\n")
+    write_text(folder / META, json.dumps(meta) + "\n")
     with replacing(folder / "rank0.safetensors") as partial:
         save_file(tensors, partial)
 
