@@ -159,7 +159,10 @@ def with_saved(overrides: Sequence[str]) -> list[str]:
     folder = Path(output_dir(given["resume"].strip("'\""), ""))
     saved_file = folder / ".hydra" / "overrides.yaml"
     saved = yaml.safe_load(saved_file.read_text("utf-8")) if saved_file.is_file() else []
-    merged = dict(_split(override) for override in saved) | given | {"resume": str(folder)}
+    kept = dict(_split(override) for override in saved)
+    for where in ("output_dir", "results_dir", "evo_config.results_dir"):
+        kept.pop(where, None)  # here, even where it was begun in another folder
+    merged = kept | given | {"resume": str(folder)}
     return [f"{key}={value}" for key, value in merged.items() if key != "variant"]
 
 

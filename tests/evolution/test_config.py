@@ -55,6 +55,15 @@ def test_overrides(tmp_path):
     assert config.seed == 7
 
 
+def test_recommendations_come_from_a_model_that_answers_or_was_named():
+    config = compose_config(["models=[gpt-5.4,gpt-5.5]"])
+    config.evo_config.llm_models = ["gpt-5.5"]
+    assert config.evo_config.meta_llm_models == ["gpt-5.5"]
+    config = compose_config(["models=gpt-5.4", "evo_config.meta_llm_models=[gpt-5.5]"])
+    config.evo_config.llm_models = ["gpt-5.4"]
+    assert config.evo_config.meta_llm_models == ["gpt-5.5"]
+
+
 def test_one_override_names_a_server_of_ones_own():
     model = "local/qwen3@http://127.0.0.1:8000/v1"
     assert compose_config([f"models={model}"]).evo_config.llm_models == [model]
@@ -239,6 +248,7 @@ def test_slurm_is_said_to_be_missing(monkeypatch):
 
 def test_a_resumed_run_keeps_its_overrides(tmp_path):
     saved = ["variant@_global_=eplb_example", "cluster@_global_=local", "seed=3", "offline=true"]
+    saved += ["output_dir=where/it/was", "results_dir=there"]
     (tmp_path / "run" / ".hydra").mkdir(parents=True)
     (tmp_path / "run" / ".hydra" / "overrides.yaml").write_text(yaml.safe_dump(saved))
     overrides = with_saved(["resume=run", "seed=4"])
