@@ -119,18 +119,19 @@ def test_ctrl_c_ends_at_once_with_the_way_to_go_on(runs):
 
 
 def test_killed_runs_go_on_without_losing_or_doubling_a_generation(runs):
-    generations, seed = 8, random.randrange(1000)
+    # More generations than can be done before the last kill.
+    generations, seed = 10, random.randrange(1000)
     print(f"seed {seed}")
     draw = random.Random(seed)
-    process = runs.start(runs.overrides(generations), EVALUATION_SECONDS="0.3")
-    for _ in range(3):
-        while not process.stdout.readline().startswith("results: "):
-            assert process.poll() is None
+    process = runs.start(runs.overrides(generations), EVALUATION_SECONDS="1.3")
+    for seconds in ("1.3", "1.3", "0.1"):
+        while not (line := process.stdout.readline()).startswith("results: "):
+            assert process.poll() is None, line
         time.sleep(draw.uniform(0, 4))
         process.kill()
         process.wait()
         arguments = [f"resume={runs.results}"]
-        process = runs.start(arguments, EVALUATION_SECONDS="0.3")
+        process = runs.start(arguments, EVALUATION_SECONDS=seconds)
     out, _ = process.communicate(timeout=120)
     assert process.returncode == 0, out
     runs.check_complete(generations)
