@@ -8,7 +8,8 @@ import json
 import pytest
 
 from eplb import jsonstream
-from eplb.jsonstream import BadJson, items_of
+from eplb.common import UserError
+from eplb.jsonstream import MOST_TOKENS, BadJson, items_of, table_of
 
 
 def read(text: str | bytes) -> list[tuple]:
@@ -60,3 +61,39 @@ def test_one_wrong_character_is_found_without_reading_on():
     with pytest.raises(BadJson, match="not JSON"):
         list(items_of(file, "records"))
     assert file.tell() <= jsonstream.CHUNK_BYTES < len(file.getvalue())
+
+
+def test_a_table_is_what_json_has():
+    assert table_of([[0, MOST_TOKENS], [-1, 2]], "it", "slot", least=-1).tolist() == [
+        [0, MOST_TOKENS],
+        [-1, 2],
+    ]
+
+
+@pytest.mark.parametrize(
+    ("rows", "says"),
+    [
+        (None, "it is not a list of layers"),
+        ([], "it is not a list of layers"),
+        ({"a": [1]}, "it is not a list of layers"),
+        ([1], "it, layer 0 is not a list"),
+        ([[1], []], "it, layer 1 is not a list"),
+        ([[1, 2], "12"], "it, layer 1 is not a list"),
+        ([[1, 2], [3]], "it, layer 1 has 1 experts, layer 0 has 2"),
+        ([[1, -2]], "it, layer 0, expert 1 is -2"),
+        ([[1, MOST_TOKENS + 1]], f"expert 1 is {MOST_TOKENS + 1}"),
+        ([[1, 2**70]], "expert 1 is 11805"),
+        ([[1, 2], [float("inf"), 1]], "layer 1, expert 0 is Infinity"),
+        ([[5, 1.5]], "expert 1 is 1.5"),
+        ([[5, 2.0]], "expert 1 is 2.0"),
+        ([[5, "7"]], 'expert 1 is "7"'),
+        ([[5, "7" * 99]], "expert 1 is .{40}…; they must be integers from 0 to"),
+        ([[5, True]], "expert 1 is true"),
+        ([[5, False]], "expert 1 is false"),
+        ([[5, None]], "expert 1 is null"),
+        ([[5, [1]]], r"expert 1 is \[1\]"),
+    ],
+)
+def test_what_is_no_table_is_said_with_layer_and_expert(rows, says):
+    with pytest.raises(UserError, match=says):
+        table_of(rows, "it", "expert")
