@@ -1,27 +1,29 @@
-"""Best balancedness in under a millisecond: forecasts the window to come, packs against the past.
+"""Best balancedness in about a millisecond: forecasts the window to come, packs against the past.
 
 The next window is expected to be the mean of the remembered windows that are like the last one. Old
 ones fade, as fast as forecasts that came true did; after a regime change none is left, and a regime
-that returns finds its own. Replication is greedy, all claims at once. Replicas are dealt to GPUs in
-rounds, from both ends where hot experts stand alone; then pairs of GPUs swap those that most lower
-squared loads over the forecast and the main deviations from it (principal components over time).
+that returns finds its own. Replication is greedy or flatter, all claims at once. Replicas are dealt
+to GPUs in rounds, from both ends where hot experts stand alone; pairs of GPUs swap those that most
+lower squares over the forecast and the main deviations from it; twins on a GPU are parted.
 
-Sources: https://github.com/deepseek-ai/EPLB for replication and LPT; scenarios are sample average
-approximation's. Lineage: docs/lineage.md. Not covered: trends, nodes, groups.
+Sources: https://github.com/deepseek-ai/EPLB for replication and LPT; deviations are principal
+components, used as scenarios. Lineage: docs/lineage.md. Not covered: trends, nodes, groups.
 """
 
 import numpy as np
 import torch
 
 # EVOLVE-BLOCK-START
-# How much less a window counts in the forecast than the one after it, the choice for two windows,
-# the usual one, and how much worse than others that must do, a step away, to be given up.
+# How much less a window counts in the forecast than the one after it, and how much smaller errors
+# must be than those of the second, the usual choice.
 DECAYS = np.array([0.0, 0.3, 0.5, 0.7, 0.85, 0.95])
-CAREFUL, USUAL, DOUBT = 1, 2, 0.03
-# Windows remembered, patterns heeded, and windows that show them well.
-MEMORY, PATTERNS, TRUSTED = 48, 3, 5
-# How far apart packs stand that swap, turn by turn.
-STRIDES = (16, 8, 4, 2, 1)
+DOUBTS = np.array([0.03, 0.0, 0.03, 0.06, 0.09, 0.12])
+# Windows remembered, how many times as far apart as usual those of one regime may be, patterns
+# heeded, and windows that show them well.
+MEMORY, ALIKE, PATTERNS, TRUSTED = 48, 2.5, 3, 5
+# Powers by which claims to replicas fall, all tried where GPUs hold few slots, and how much hotter
+# GPUs may be for the later ones, since the hottest experts are likely to cool down.
+POWERS, FEW, WORTH = (1.0, 1.2), 4, 0.01
 
 
 def sort_labelled(value, label):
@@ -39,11 +41,12 @@ def sort_labelled(value, label):
     return label
 
 
-def replicate(load, spare, power):
+def replicate(load, spare, powers):
     """Give spare replicas to the largest claims load / replicas**power of ``load`` [rows, experts].
 
-    A power of 1 is greedy, more gives the very hottest fewer. Returns the cell of ``load`` of each
-    spare replica and its number among the replicas of its expert, from 1, [rows, spare] each.
+    Each of the ``powers`` is for as many rows; 1 is greedy, more gives the very hottest fewer.
+    Returns the loads of all replicas, ascending, and their labels, expert * most + number, [rows,
+    slots] each, and the replicas of each expert [rows, experts], ``most`` at most.
     """
     rows, experts = load.shape
     hot = min(experts, spare)
@@ -54,24 +57,19 @@ def replicate(load, spare, power):
     number = np.repeat(chances.cumsum(), chances) - np.arange(len(rank))
     hottest = load.copy()
     expert = sort_labelled(hottest, np.arange(experts, dtype=np.int32))
-    expert += np.arange(0, load.size, experts, dtype=np.int32)[:, None]
-    claim = hottest.take(rank, axis=1) / (number**power).astype(np.float32)
+    claim = hottest.take(rank, axis=1).reshape(len(powers), rows // len(powers), len(rank))
+    claim /= (number ** np.array(powers)[:, None, None]).astype(np.float32)
+    claim = claim.reshape(rows, len(rank))
     chosen = sort_labelled(claim, np.arange(len(rank), dtype=np.int32))[:, -spare:]
-    place = rank.take(chosen) + np.arange(0, load.size, experts)[:, None]
-    return expert.take(place), number.astype(np.int32).take(chosen)
-
-
-def replicas(load, cell, number, most):
-    """Sort the loads of all replicas [rows, slots], with labels expert * most + number.
-
-    load: [rows, experts], what a replica of each expert has; cell, number: of the spare ones
-    """
-    experts = load.shape[1]
+    start = np.arange(0, load.size, experts)[:, None]
+    expert, number = expert.take(rank.take(chosen) + start), number.astype(np.int32).take(chosen)
+    count = 1 + np.bincount((expert + start).ravel(), minlength=load.size).reshape(load.shape)
+    load, most = load / count.astype(np.float32), int(count.max())
     first = np.broadcast_to(np.arange(0, experts * most, most, dtype=np.int32), load.shape)
-    value = np.concatenate((load, load.take(cell)), axis=1)
-    label = np.concatenate((first, cell % experts * most + number), axis=1)
-    order = sort_labelled(value, np.arange(value.shape[1], dtype=np.int32))
-    return value, label.take(order + np.arange(0, value.size, value.shape[1])[:, None])
+    label = np.concatenate((first, expert * most + number), axis=1)
+    load = np.concatenate((load, load.take(expert + start)), axis=1)
+    order = sort_labelled(load, np.arange(load.shape[1], dtype=np.int32))
+    return load, label.take(order + np.arange(0, load.size, load.shape[1])[:, None]), count
 
 
 class History:
@@ -99,8 +97,8 @@ class History:
         np.multiply(load, scale, out=new.reshape(self.shape))
         self.windows += 1
         # NumPy's product of such a size may start threads.
-        known = self.loads[: self.windows]
-        dot = torch.mv(torch.from_numpy(known), torch.from_numpy(new)).numpy() / len(new)
+        known, last = torch.from_numpy(self.loads[: self.windows]), torch.from_numpy(new)
+        dot = torch.mv(known, last).numpy() / len(new)
         product[row, : len(dot)] = product[: len(dot), row] = dot
         square = np.diagonal(product)
         distance = square + square[row] - 2 * product[row]
@@ -109,20 +107,18 @@ class History:
         steps = sorted(self.steps) or [0.0]
         usual = steps[len(steps) // 2 if len(steps) > 2 else 0]
         # Windows that correlate by less than a half are not alike, whatever is usual.
-        alike = distance <= min(2 * usual, square[row] - 1)
+        alike = distance <= min(ALIKE * usual, square[row] - 1)
         if self.windows > 1 and alike[row - 1] and self.steps[-1] > 0:
             # How far the last forecasts were from the window that came.
             forecast = self.forecasts * (np.arange(MEMORY) != row)  # overwritten since
             forecast /= forecast.sum(axis=1, keepdims=True)
-            error = (forecast @ product * forecast).sum(axis=1)
-            error += square[row] - 2 * forecast @ product[row]
-            self.errors = 0.9 * self.errors + error / self.steps[-1]
+            error = (forecast @ product - 2 * product[row]) * forecast
+            self.errors = 0.9 * self.errors + (error.sum(axis=1) + square[row]) / self.steps[-1]
         alike[row] = True
         age = (row - np.arange(MEMORY)) % MEMORY
         weight = (alike & (age < self.windows)) * DECAYS[:, None] ** age
         self.forecasts = weight / weight.sum(axis=1, keepdims=True)
-        far = np.abs(np.arange(len(DECAYS)) - (USUAL if self.windows > 2 else CAREFUL))
-        return self.forecasts[(self.errors + DOUBT * far).argmin(), : self.windows]
+        return self.forecasts[(self.errors + DOUBTS).argmin(), : self.windows]
 
     def columns(self, weight):
         """Forecast and main patterns of deviation from it: [1 + patterns, layers, experts]."""
@@ -130,20 +126,12 @@ class History:
         windows = np.count_nonzero(used)
         if windows == 1:
             return self.loads[: len(weight)][used].reshape(1, *self.shape)
-        trust = min(1, windows / TRUSTED) / np.sqrt(windows)
-        apart = (np.eye(len(weight)) - weight[:, None]) * (used * trust)
+        trust = used * min(1, windows / TRUSTED) / np.sqrt(windows)
+        apart = (np.eye(len(weight)) - weight[:, None]) * trust
         gram = apart.T @ self.product[: len(weight), : len(weight)] @ apart
-        # The eighth power leaves the largest components.
-        gram = np.linalg.matrix_power(gram / max(np.linalg.norm(gram), 1e-30), 8)
-        mix = np.empty((1 + min(PATTERNS, windows - 1), len(weight)), dtype=np.float32)
-        mix[0] = weight
-        patterns = gram[gram.diagonal().argsort()[1 - len(mix) :]]
-        for place, pattern in enumerate(patterns):
-            pattern -= patterns[:place] @ pattern @ patterns[:place]
-            pattern /= max(np.linalg.norm(pattern), 1e-30)
-        mix[1:] = patterns @ apart.T
-        known = torch.from_numpy(self.loads[: len(weight)])
-        return (torch.from_numpy(mix) @ known).numpy().reshape(-1, *self.shape)
+        patterns = np.linalg.eigh(gram)[1].T[-min(PATTERNS, windows - 1) :]
+        mix = torch.from_numpy(np.vstack((weight, patterns @ apart.T)).astype(np.float32))
+        return (mix @ torch.from_numpy(self.loads[: len(weight)])).numpy().reshape(-1, *self.shape)
 
 
 history = History(0, 0)
@@ -173,39 +161,26 @@ def deal(load, num_packs):
     return slot.transpose(1, 0, 2)[:, ::-1, ::-1].astype(np.int64).reshape(load.shape)
 
 
-def set_aside(load, sums, num_packs):
-    """Find the packs of each row that are too heavy even with the lightest items.
-
-    Pack k holds the k-th heaviest item and the k-th block of the lightest. Returns how many are too
-    heavy and the mean load of the others, [rows] each, and all slots.
-    """
-    rows, items = load.shape
-    light = items // num_packs - 1
-    loads = np.diff(sums[:, : light * num_packs + 1 : light], axis=1)
-    loads += load[:, : -num_packs - 1 : -1]
-    rest = (sums[:, -1:] - loads.cumsum(axis=1) + loads) / np.arange(num_packs, 0, -1)
-    heavy = loads > rest
-    heavy[:, -1] = False
-    aside = heavy.argmin(axis=1)
-    item = np.arange(items)
-    block = 1 + item % light + item // light * (light + 1)
-    slot = np.where(item < items - num_packs, block, (items - 1 - item) * (light + 1))
-    return aside, rest[np.arange(rows), aside], np.tile(slot, (rows, 1))
-
-
 def deal_from_both_ends(load, num_packs):
     """Deal as `deal`, but packs that a heavy item would take too far take a light one instead.
 
     Too far is above the mean even if items between the usual and the lightest followed. Packs that
-    are too heavy in any case are set aside with the lightest items.
+    are too heavy in any case are set aside: the k-th heaviest item, the k-th block of the lightest.
     """
     rows, items = load.shape
     capacity = items // num_packs
-    row, rank, start = np.arange(rows), np.arange(num_packs), np.arange(0, load.size, items)
+    row, rank, ends = np.arange(rows), np.arange(num_packs), np.arange(items)
+    start = row * items
     sums = np.zeros((rows, items + 1))
     load.cumsum(axis=1, dtype=np.float64, out=sums[:, 1:])
-    aside, mean, slot = set_aside(load, sums, num_packs)
-    packs = num_packs - aside
+    block = 1 + ends % (capacity - 1) + ends // (capacity - 1) * capacity
+    slot = np.where(ends < items - num_packs, block, (items - 1 - ends) * capacity)
+    slot = np.tile(slot, (rows, 1))
+    alone = np.diff(sums[:, : items - num_packs + 1 : capacity - 1], axis=1)
+    alone += load[:, : -num_packs - 1 : -1]
+    means = (sums[:, -1:] - alone.cumsum(axis=1) + alone) / np.arange(num_packs, 0, -1)
+    aside = (alone > means)[:, :-1].cumprod(axis=1).sum(axis=1)
+    mean, packs = means[row, aside], num_packs - aside
     waits = np.flatnonzero(rank >= packs[:, None])
     pack = (rank + aside[:, None]) % num_packs
     total = np.where(rank < packs[:, None], np.float32(0), np.float32(1e30))
@@ -236,18 +211,14 @@ def spread(held, load):
     load: [columns, capacity, packs, rows] float32, its loads; spoilt
     """
     columns, capacity, packs, rows = load.shape
-    space = np.empty((2, load.size // 2), dtype=np.float32)
-    for stride in STRIDES:
+    for stride in (16, 8, 4, 2, 1):
         pairs = packs // (2 * stride)
         paired = slice(2 * stride * pairs)
         both = load[:, :, paired].reshape(columns, capacity, pairs, 2, stride, rows)
         item = held[:, paired].reshape(capacity, pairs, 2, stride, rows)
-        apart, rest = space[:, : both.size // 2].reshape(2, *both[:, :, :, 0].shape)
-        np.subtract(both[:, :, :, 0], both[:, :, :, 1], out=apart)
+        apart = both[:, :, :, 0] - both[:, :, :, 1]
         # With D between the packs and d between the items, swapping gains 4 d (D - d).
-        np.subtract(apart.sum(axis=1, keepdims=True), apart, out=rest)
-        rest *= apart
-        gain = rest.sum(axis=0)
+        gain = (apart * (apart.sum(axis=1, keepdims=True) - apart)).sum(axis=0)
         swap = gain >= np.maximum(gain.max(axis=0), 1e-7)
         change = (item[:, :, 0] - item[:, :, 1]) * swap
         item[:, :, 0] -= change
@@ -255,6 +226,31 @@ def spread(held, load):
         apart *= swap
         both[:, :, :, 0] -= apart
         both[:, :, :, 1] += apart
+
+
+def part(held, most, load):
+    """Swap, in place, replicas that share a pack with another of their expert: both err at once.
+
+    Each turn parts two in every row, so that the hotter of the two packs is as cool as can be.
+
+    held: [rows, packs, capacity], labels expert * most + number; load: [rows, experts], of replicas
+    """
+    for _ in range(2):
+        expert = held // most
+        row, pack, place = (expert[:, :, 1:] == expert[:, :, :-1]).nonzero()
+        row, first = np.unique(row, return_index=True)
+        pack, place = pack[first], place[first] + 1
+        one, expert = np.arange(len(row)), expert[row]
+        mine, others = expert[one, pack], expert[one, :, place]
+        moved = mine[one, place][:, None]
+        total = load[row[:, None, None], expert].sum(axis=2)
+        more = load[row[:, None], others] - load[row[:, None], moved]
+        hotter = np.maximum(total[one, pack][:, None] + more, total - more)
+        hotter[(expert == moved[:, None]).any(axis=2)] = np.inf
+        hotter[(mine[:, None] == others[:, :, None]).any(axis=2)] = np.inf
+        hotter[one, pack] = total.max(axis=1)  # It stays rather than make a pack the hottest.
+        both = np.stack((pack, hotter.argmin(axis=1)))
+        held[row, both, place] = held[row, both[::-1], place]
 
 
 def rebalance_experts(weight, num_replicas, num_groups, num_nodes, num_gpus):
@@ -268,23 +264,30 @@ def rebalance_experts(weight, num_replicas, num_groups, num_nodes, num_gpus):
     if history.shape != (layers, experts):
         history = History(layers, experts)
     columns = history.columns(history.add(weight.to("cpu", torch.float32).numpy()))
+    # Hot in a window unlike those before, or where loads change so fast: it is likely to cool.
+    cools = len(columns) == 1 and history.windows > 1 and num_replicas >= 8 * num_gpus
+    powers = POWERS[cools : cools + 1] if num_replicas > FEW * num_gpus else POWERS
     # A load of zero has no mantissa to carry a label.
-    load = np.maximum(columns[0], 1e-30)
-    # What one window alone shows as very hot is likely to cool down.
-    alone = len(columns) == 1 and 8 * num_gpus <= num_replicas <= 2 * experts
-    cell, number = replicate(load, num_replicas - experts, 1.2 if alone else 1.0)
-    logcnt = 1 + np.bincount(cell.ravel(), minlength=load.size).reshape(load.shape)
-    most, count = int(logcnt.max()), logcnt.astype(np.float32)
-    load, label = replicas(load / count, cell, number, most)
+    load = np.tile(np.maximum(columns[0], 1e-30), (len(powers), 1))
+    load, held, logcnt = replicate(load, num_replicas - experts, powers)
+    most = int(logcnt.max())
     slot = torch.from_numpy(deal(load, num_gpus))
-    held = torch.empty_like(slot, dtype=torch.int32).scatter_(1, slot, torch.from_numpy(label))
-    held = held.numpy().reshape(layers, num_gpus, -1)
-    if len(columns) > 1:
+    both = (torch.from_numpy(each) for each in (load, held))
+    load, held = (torch.empty_like(each).scatter_(1, slot, each) for each in both)
+    held = held.numpy().reshape(len(held), num_gpus, -1)
+    if len(powers) > 1:
+        hottest = load.view(len(powers), layers, num_gpus, -1).sum(dim=3).amax(dim=2).numpy()
+        hottest[1:] *= 1 - WORTH * (history.windows > 1)
+        best = hottest.argmin(axis=0) * layers + np.arange(layers)
+        held, logcnt = held[best], logcnt[best]
+    columns = columns / logcnt.astype(np.float32)
+    if len(columns) > 1 or history.windows == 1:
         # Layers come last, so that neighbours in memory are treated alike.
         last = np.ascontiguousarray(held.transpose(2, 1, 0))
         cell = last // most + np.arange(0, layers * experts, experts)
-        spread(last, (columns / count).reshape(len(columns), -1).take(cell, axis=1))
-        held = last.transpose(2, 1, 0)
+        spread(last, columns.reshape(len(columns), -1).take(cell, axis=1))
+        held = np.ascontiguousarray(last.transpose(2, 1, 0))
+    part(held, most, columns[0])
     label = held.reshape(layers, num_replicas).astype(np.int64)
     log2phy = torch.full((layers, experts * most), -1)
     log2phy.scatter_(1, torch.from_numpy(label), torch.arange(num_replicas).expand(layers, -1))
@@ -293,6 +296,4 @@ def rebalance_experts(weight, num_replicas, num_groups, num_nodes, num_gpus):
 
 # EVOLVE-BLOCK-END
 
-
-def run_eplb(weight, num_replicas, num_groups, num_nodes, num_gpus):
-    return rebalance_experts(weight, num_replicas, num_groups, num_nodes, num_gpus)
+run_eplb = rebalance_experts

@@ -220,15 +220,12 @@ def test_one_window_balances_as_well_as_greedy_and_lpt(name, deployment):
     skew=st.floats(0.1, 1.5),
 )
 def test_is_never_far_behind_greedy_and_lpt(name, seed, gpus, capacity, spare, skew):
-    """With and without spare slots; a layer of few experts may be unlucky, so on the mean of 16.
-
-    What `balanced` gives up here it gains on the next window, where the hottest have cooled down.
-    """
+    """With and without spare slots; a layer of few experts may be unlucky, so on the mean of 16."""
     experts = gpus * capacity
     rng = np.random.default_rng(seed)
     load = np.rint(1000 * np.exp(rng.normal(scale=skew, size=(1, 16, experts)))).astype(np.int64)
     deployment = Deployment(experts + gpus * spare, 1, 1, gpus)
-    assert same_window(name, load, deployment) >= reference_balancedness(load, deployment) - 0.006
+    assert same_window(name, load, deployment) >= reference_balancedness(load, deployment) - 0.003
 
 
 @pytest.mark.parametrize("experts", [128, 256, 384])
