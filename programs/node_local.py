@@ -201,8 +201,9 @@ class History:
             self.steps = [*self.steps, distance[row - 1]][-16:]
         steps = sorted(self.steps) or [0.0]
         usual = steps[len(steps) // 2 if len(steps) > 2 else 0]
-        # Windows that correlate by less than a half are not alike, whatever is usual.
-        alike = distance <= min(2 * usual, square[row] - 1)
+        # Windows that correlate by less than a half are not alike, nor are the first two by less
+        # than 0.72: one step does not show whether it is noise or a change.
+        alike = distance <= min(2 * usual, (square[row] - 1) * (0.55 if self.windows == 2 else 1))
         if self.windows > 1 and alike[row - 1] and self.steps[-1] > 0:
             # How far the last forecasts were from the window that came.
             forecast = self.forecasts * (np.arange(MEMORY) != row)  # overwritten since

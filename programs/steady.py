@@ -13,17 +13,16 @@ import numpy as np
 import torch
 
 # EVOLVE-BLOCK-START
-# Share of the slots that may receive another expert in one window, usually and where GPUs hold
-# less than FEW replicas, so that the hottest ones decide.
+# Share of the slots that may change in one window, usually and where GPUs hold fewer than FEW.
 MOVES = (0.25, 0.5)
 # Least gain of a swap, as half the fall of squared load in units of the mean GPU load squared, and
 # how far from the mean to the hottest GPU's squared load those are that swap.
-WORTHWHILE, FOCUS = 5e-4, (0.6, 0.3)
+WORTHWHILE, FOCUS = 5e-4, 0.1
 # How much hotter a new replica must be than the one it replaces, usually and where GPUs hold few,
 # what few are, how many a layer exchanges at once, and how often.
-CLEARLY, SLIGHTLY, FEW, TOGETHER, EXCHANGES = 1.1, 1.02, 4, 12, 6
-# Rounds of swaps, usually, and after a change of regime or where GPUs hold few replicas.
-ROUNDS, MANY_ROUNDS = 4, 30
+CLEARLY, SLIGHTLY, FEW, TOGETHER, EXCHANGES = 1.1, 1.02, 6, 12, 6
+# Rounds of swaps, usually, and in a regime's first window or where GPUs hold few replicas.
+ROUNDS, MANY_ROUNDS = 10, 30
 # One GPU in so many is hot, but no more than MANY; the most slots that one is compared with.
 SHARE, MANY, REACH = 8, 9, (18, 36)
 # How much less a window counts in the forecast than the one after it: the choice for two windows,
@@ -75,8 +74,9 @@ class History:
             self.steps = [*self.steps, distance[row - 1]][-16:]
         steps = sorted(self.steps) or [0.0]
         usual = steps[len(steps) // 2 if len(steps) > 2 else 0]
-        # Windows that correlate by less than a half are not alike, whatever is usual.
-        alike = distance <= min(2 * usual, square[row] - 1)
+        # Windows that correlate by less than a half are not alike, nor are the first two by less
+        # than 0.72: one step does not show whether it is noise or a change.
+        alike = distance <= min(2 * usual, (square[row] - 1) * (0.55 if self.windows == 2 else 1))
         if self.windows > 1 and alike[row - 1] and self.steps[-1] > 0:
             # How far the last forecasts were from the window that came.
             forecast = self.forecasts * (np.arange(MEMORY) != row)  # overwritten since
@@ -97,8 +97,7 @@ class History:
         windows = np.count_nonzero(used)
         mix = weight[:, None]
         if windows > 1:
-            trust = min(1, windows / TRUSTED)
-            apart = (np.eye(MEMORY) - mix) * (used * (trust / np.sqrt(windows)))
+            apart = (np.eye(MEMORY) - mix) * (used * min(1, windows / TRUSTED) / np.sqrt(windows))
             gram = apart.T @ self.product @ apart
             # The eighth power leaves the largest principal components.
             gram = np.linalg.matrix_power(gram / max(np.trace(gram), 1e-30), 8)
@@ -147,8 +146,8 @@ class Placement:
     def exchange(self, load, moves):
         """Give slots of experts that can spare them to clearly hotter ones.
 
-        In each round the coldest spare replicas of a layer make room for one more of each of the
-        experts with the hottest replicas, on the coolest of the GPUs where the former can go.
+        In each round a layer's coldest spare replicas make room for one more of each of the
+        experts with the hottest, on the coolest of the GPUs where the former can go.
         load: [layers * experts] float32; moves: [layers], slots that may change, lowered in place
         """
         count, held, size = self.count, self.held.reshape(-1), len(self.held)
@@ -165,7 +164,7 @@ class Placement:
             may = replica[hot] > clearly * without[cold]
             may &= np.arange(may.shape[1]) < moves[:, None]
             cold, hot, layer = cold[may], hot[may], may.nonzero()[0]
-            slot = self.by_expert.take(self.start[cold, None] + np.arange(count.max()), mode="clip")
+            slot = self.by_expert.take(self.start[cold, None] + np.arange(self.most), mode="clip")
             gpu = slot // size + layer[:, None] * self.gpus
             slot = slot % size * len(heat) + gpu
             room = np.where(held[slot] == cold[:, None], heat[gpu], np.inf).argmin(axis=1)
@@ -207,27 +206,28 @@ class Placement:
         """Find the best swap of each of the hottest GPUs with one of several cool ones.
 
         items: [columns, slots]; total: [columns, layers * gpus]. The k-th of the ``many`` hottest
-        GPUs chooses among every many-th of the coolest, so that no two choose the same. Returns
-        layers, in order, and slots of the worthwhile swaps.
+        GPUs chooses among every many-th of the others. Returns layers, in order, and slots.
         """
         size, many = len(self.held), max(1, min(MANY, self.gpus // SHARE))
         step = -(-size // (reach := REACH[size < FEW]))
         position = np.arange(self.turn % step, size, step) * total.shape[1]
-        partners = max(1, min(self.gpus // many - 1, reach // len(position)))
+        blocks = max(1, self.gpus // many - 1)
+        partners = max(1, min(blocks, reach // len(position)))
+        # The coolest, and others in turn: experts light enough may be on any GPU.
+        block = np.append(0, 1 + (self.turn + np.arange(1, partners)) % max(1, blocks - 1))
         heat = np.square(total).sum(axis=0)
         order = ranked(heat.reshape(self.layers, -1), slice(None))
         order += np.arange(0, len(heat), self.gpus)[:, None]
         hot = order[:, : -many - 1 : -1]
-        may = heat[hot] >= 1 + FOCUS[size < FEW] * (heat[hot[:, :1]] - 1)
+        may = heat[hot] >= 1 + FOCUS * (heat[hot[:, :1]] - 1)
         may &= np.arange(many) < moves[:, None] // 2
         layer, rank = may.nonzero()
-        cool = order[:, : many * partners].reshape(-1, partners, many)
+        cool = order[:, : many * blocks].reshape(-1, blocks, many)[:, block]
         hot, cool = hot[layer, rank], cool[layer, :, (rank + self.turn) % many]
         self.turn += 1
         here = hot[:, None] + position
         there = (cool[:, :, None] + position).reshape(len(hot), partners * len(position))
-        gap = total[:, hot, None] - total.take(cool, axis=1)
-        gap = np.repeat(gap, len(position), axis=2)
+        gap = np.repeat(total[:, hot, None] - total.take(cool, axis=1), len(position), axis=2)
         # |give - take|^2 - (give - take) gap is minus half the gain; sums over columns as products.
         give, take = (np.ones((len(items) + 2, *a.shape), np.float32) for a in (here, there))
         items.take(here, axis=1, out=give[:-2], mode="clip")
@@ -251,7 +251,8 @@ class Placement:
         bits = (slots - 1).bit_length()
         slot = np.sort((phy2log << bits | np.arange(slots)).astype(np.int32), axis=1)
         self.by_expert = (slot & (1 << bits) - 1).ravel().astype(np.int64)
-        self.start, most = self.count.cumsum() - self.count, int(self.count.max())
+        self.start = self.count.cumsum() - self.count
+        self.most = most = int(self.count.max())
         log2phy = torch.from_numpy(np.full(layers * experts * most, -1))
         row = np.arange(0, len(log2phy), most) - self.start
         place = row.take((slot >> bits) + first).ravel() + np.arange(slot.size)
@@ -276,18 +277,17 @@ def rebalance_experts(weight, num_replicas, num_groups, num_nodes, num_gpus):
         history, placement = History(layers, experts), None
     columns = history.columns(history.add(weight.to("cpu", torch.float32).numpy()))
     forecast = np.maximum(columns[0], 1e-30)
+    few = num_replicas < FEW * num_gpus
+    moves = np.full(layers, int(MOVES[few] * num_replicas) if placement else num_replicas)
     if placement is None:
         placement = Placement(forecast, shape)
-        moves = np.full(layers, num_replicas)
     else:
-        moves = np.full(layers, int(MOVES[num_replicas < FEW * num_gpus] * num_replicas))
         placement.exchange(forecast, moves)
     if num_gpus > 1:
         # Loads of one replica in units of the mean GPU load.
         columns *= np.float32(num_gpus / experts)
         columns /= placement.count.astype(np.float32)
-        # A regime's first window stands alone.
-        many = np.count_nonzero(history.forecasts[-1]) == 1 or num_replicas < FEW * num_gpus
+        many = few or np.count_nonzero(history.forecasts[-1]) == 1
         placement.swap(columns, moves, MANY_ROUNDS if many else ROUNDS)
     return placement.maps()
 

@@ -315,6 +315,18 @@ def test_steady_costs_little_balancedness(noise, deployment):
     assert lost.mean() <= 0.01
 
 
+@pytest.mark.parametrize("experts", [128, 256, 384])
+@pytest.mark.parametrize("gpus", [16, 32, 64])
+def test_steady_needs_no_spare_slot(experts, gpus):
+    """One hot GPU that nothing can cool does not keep swaps from the others."""
+    windows = generate(
+        replace(PRESETS["deepseek-v3"], layers=12, experts=experts, num_groups=1, seed=31)
+    ).windows()
+    deployment = Deployment(experts, 1, 1, gpus)
+    lost = next_window("balanced", windows, deployment) - next_window("steady", windows, deployment)
+    assert lost.mean() <= 0.015
+
+
 def test_steady_leaves_a_constant_load_alone():
     windows = np.repeat(drifting(1, seed=10, noise=0.1), 4, axis=0)
     run_eplb = fresh("steady")
