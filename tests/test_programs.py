@@ -310,7 +310,7 @@ def test_steady_moves_few_slots(noise, deployment, most):
 @pytest.mark.parametrize("noise", [0.05, 0.3])
 @pytest.mark.parametrize("deployment", [V3, Deployment(288, 8, 18, 144)], ids=str)
 def test_steady_costs_little_balancedness(noise, deployment):
-    windows = drifting(10, seed=9, noise=noise, change=6)
+    windows = drifting(10, seed=9, noise=noise, change=6, layers=32)
     lost = next_window("balanced", windows, deployment) - next_window("steady", windows, deployment)
     assert lost.mean() <= 0.01
 
