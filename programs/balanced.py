@@ -1,10 +1,10 @@
-"""Best balancedness in about a millisecond: forecasts the window to come, packs against the past.
+"""Best balancedness in under a millisecond: forecasts the window to come, packs against the past.
 
 The next window is expected to be the mean of the remembered windows that are like the last one. Old
 ones fade, as fast as forecasts that came true did; after a regime change none is left, and a regime
 that returns finds its own. Replication is greedy or flatter, all claims at once. Replicas are dealt
-to GPUs in rounds, from both ends where hot experts stand alone; pairs of GPUs swap those that most
-lower squares over the forecast and the main deviations from it; twins on a GPU are parted.
+to GPUs in rounds, from both ends where hot experts stand alone; then pairs of GPUs swap those that
+most lower squared loads over the forecast and the main deviations from it.
 
 Sources: https://github.com/deepseek-ai/EPLB for replication and LPT; deviations are principal
 components, used as scenarios. Lineage: docs/lineage.md. Not covered: trends, nodes, groups.
@@ -211,14 +211,18 @@ def spread(held, load):
     load: [columns, capacity, packs, rows] float32, its loads; spoilt
     """
     columns, capacity, packs, rows = load.shape
+    space = np.empty((2, load.size // 2), dtype=np.float32)  # New pages each turn would be slow.
     for stride in (16, 8, 4, 2, 1):
         pairs = packs // (2 * stride)
         paired = slice(2 * stride * pairs)
         both = load[:, :, paired].reshape(columns, capacity, pairs, 2, stride, rows)
         item = held[:, paired].reshape(capacity, pairs, 2, stride, rows)
-        apart = both[:, :, :, 0] - both[:, :, :, 1]
+        apart, rest = space[:, : both.size // 2].reshape(2, *both[:, :, :, 0].shape)
+        np.subtract(both[:, :, :, 0], both[:, :, :, 1], out=apart)
         # With D between the packs and d between the items, swapping gains 4 d (D - d).
-        gain = (apart * (apart.sum(axis=1, keepdims=True) - apart)).sum(axis=0)
+        np.subtract(apart.sum(axis=1, keepdims=True), apart, out=rest)
+        rest *= apart
+        gain = rest.sum(axis=0)
         swap = gain >= np.maximum(gain.max(axis=0), 1e-7)
         change = (item[:, :, 0] - item[:, :, 1]) * swap
         item[:, :, 0] -= change
@@ -226,31 +230,6 @@ def spread(held, load):
         apart *= swap
         both[:, :, :, 0] -= apart
         both[:, :, :, 1] += apart
-
-
-def part(held, most, load):
-    """Swap, in place, replicas that share a pack with another of their expert: both err at once.
-
-    Each turn parts two in every row, so that the hotter of the two packs is as cool as can be.
-
-    held: [rows, packs, capacity], labels expert * most + number; load: [rows, experts], of replicas
-    """
-    for _ in range(2):
-        expert = held // most
-        row, pack, place = (expert[:, :, 1:] == expert[:, :, :-1]).nonzero()
-        row, first = np.unique(row, return_index=True)
-        pack, place = pack[first], place[first] + 1
-        one, expert = np.arange(len(row)), expert[row]
-        mine, others = expert[one, pack], expert[one, :, place]
-        moved = mine[one, place][:, None]
-        total = load[row[:, None, None], expert].sum(axis=2)
-        more = load[row[:, None], others] - load[row[:, None], moved]
-        hotter = np.maximum(total[one, pack][:, None] + more, total - more)
-        hotter[(expert == moved[:, None]).any(axis=2)] = np.inf
-        hotter[(mine[:, None] == others[:, :, None]).any(axis=2)] = np.inf
-        hotter[one, pack] = total.max(axis=1)  # It stays rather than make a pack the hottest.
-        both = np.stack((pack, hotter.argmin(axis=1)))
-        held[row, both, place] = held[row, both[::-1], place]
 
 
 def rebalance_experts(weight, num_replicas, num_groups, num_nodes, num_gpus):
@@ -287,7 +266,6 @@ def rebalance_experts(weight, num_replicas, num_groups, num_nodes, num_gpus):
         cell = last // most + np.arange(0, layers * experts, experts)
         spread(last, columns.reshape(len(columns), -1).take(cell, axis=1))
         held = np.ascontiguousarray(last.transpose(2, 1, 0))
-    part(held, most, columns[0])
     label = held.reshape(layers, num_replicas).astype(np.int64)
     log2phy = torch.full((layers, experts * most), -1)
     log2phy.scatter_(1, torch.from_numpy(label), torch.arange(num_replicas).expand(layers, -1))
