@@ -1,0 +1,52 @@
+"""`programs/steady.py`: few slots move, and little is lost by it."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from itertools import pairwise
+
+import numpy as np
+import pytest
+
+from eplb.loads import migrated_experts
+from eplb.placement import Deployment
+from eplb.workload_model import PRESETS, generate
+from tests.programs.judging import V3, answer, drifting, fresh, next_window
+
+
+@pytest.mark.parametrize("noise", [0.05, 0.3])
+@pytest.mark.parametrize(("deployment", "most"), [(V3, 0.25), (Deployment(288, 8, 18, 144), 0.5)])
+def test_steady_moves_few_slots(noise, deployment, most):
+    """In any window, that of a regime change included; more where the hottest GPU holds but two."""
+    windows = drifting(10, seed=9, noise=noise, change=6)
+    run_eplb = fresh("steady")
+    placements = [answer(run_eplb, window, deployment) for window in windows]
+    moved = [migrated_experts(a, b, deployment.num_gpus) / 288 for a, b in pairwise(placements)]
+    assert max(moved) <= most
+
+
+@pytest.mark.parametrize("noise", [0.05, 0.3])
+@pytest.mark.parametrize("deployment", [V3, Deployment(288, 8, 18, 144)], ids=str)
+def test_steady_costs_little_balancedness(noise, deployment):
+    windows = drifting(10, seed=9, noise=noise, change=6, layers=32)
+    lost = next_window("balanced", windows, deployment) - next_window("steady", windows, deployment)
+    assert lost.mean() <= 0.01
+
+
+@pytest.mark.parametrize("experts", [128, 256, 384])
+@pytest.mark.parametrize("gpus", [16, 32, 64])
+def test_steady_needs_no_spare_slot(experts, gpus):
+    """One hot GPU that nothing can cool does not keep swaps from the others."""
+    windows = generate(
+        replace(PRESETS["deepseek-v3"], layers=12, experts=experts, num_groups=1, seed=31)
+    ).windows()
+    deployment = Deployment(experts, 1, 1, gpus)
+    lost = next_window("balanced", windows, deployment) - next_window("steady", windows, deployment)
+    assert lost.mean() <= 0.015
+
+
+def test_steady_leaves_a_constant_load_alone():
+    windows = np.repeat(drifting(1, seed=10, noise=0.1), 4, axis=0)
+    run_eplb = fresh("steady")
+    placements = [answer(run_eplb, window, V3) for window in windows]
+    assert migrated_experts(placements[2], placements[3], 32) <= 2
