@@ -1,7 +1,8 @@
 """What a placement does to a load: loads per slot and GPU, balancedness, migrations.
 
 A replica of an expert carries ``load / logcnt``. Everything here is numpy in float64. With it, the
-placement of no balancer at all: experts in order.
+placement of no balancer at all: experts in order. Not covered: engines that split an expert's
+tokens otherwise (`eplb.throughput.dispatch`).
 """
 
 from __future__ import annotations

@@ -2,11 +2,11 @@
 
 There the hottest GPU has the most that any set of GPUs alone holds, over their number. So experts
 with replicas lie along a ring of GPUs, each beginning where another ends: what is too much flows on
-from GPU to GPU. Further spare slots are further laps, in other strides. What remains is dealt in
-rounds, the heaviest to the lightest GPU. The forecast is that of `programs/balanced.py`.
+from GPU to GPU. Further spare slots are further laps, in other strides. The rest is dealt in rounds
+of one expert group, the heaviest to the lightest GPU. The forecast is `programs/balanced.py`'s.
 
 Sources: https://github.com/deepseek-ai/LPLB for the dispatch, and those of `programs/balanced.py`.
-Lineage: docs/lineage.md. Not covered: nodes, groups.
+Lineage: docs/lineage.md. Not covered: nodes.
 """
 
 import numpy as np

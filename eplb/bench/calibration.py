@@ -26,7 +26,7 @@ from eplb.workload_model import PRESETS, generate
 
 BY_NODE = Deployment(num_replicas=288, num_groups=8, num_nodes=4, num_gpus=32)
 ANYWHERE = replace(BY_NODE, num_groups=1, num_nodes=1)
-WINDOWS, LAYERS, EXPERTS = SHAPE = (12, 58, 256)
+SHAPE = (12, 58, 256)
 REGIME_WINDOW = 9
 SORTED = {1: 5.56, 2: 4.86, 4: 4.12, 8: 3.25, 16: 2.31, 32: 1.63, 64: 1.14, 128: 0.78, 256: 0.18}
 
@@ -141,8 +141,7 @@ def calibration(trace: Trace) -> list[Row]:
             f"the trace has {found} windows x layers x experts; the published figures are for "
             f"{wanted}"
         )
-    interval = trace.interval()
-    records = trace.loads[: WINDOWS * interval].reshape(WINDOWS, interval, LAYERS, EXPERTS)
+    records = trace.records()
     calm = loads[1:REGIME_WINDOW]
     ratios = [*_balancedness(loads), *_correlations(loads, records)]
     others = [

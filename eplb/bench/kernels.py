@@ -69,6 +69,7 @@ class Table:
 
 
 def tables(wheel: zipfile.ZipFile) -> Iterator[Table]:
+    """Every table that a kernel is fitted to."""
     for gpu, folder in GPUS.items():
         for phase, part in (("prefill", "context"), ("decode", "generation")):
             source = f"{folder}/moe/sglang/0.5.10/wideep_{part}_moe_perf"
@@ -87,7 +88,7 @@ def _read(wheel: zipfile.ZipFile, source: str) -> pd.DataFrame:
     try:
         data = pd.read_parquet(io.BytesIO(member))
     except ImportError as error:
-        raise UserError("reading the tables needs pyarrow: pip install eplb-evolve[fit]") from error
+        raise UserError("reading the tables needs pyarrow: pip install -e '.[fit]'") from error
     return data[np.isfinite(data["latency"].astype(float))]
 
 

@@ -2,7 +2,7 @@
 
 A program may plan worse than the engines' greedy rules, so their plans stand beside it wherever a
 program's is deployed: DeepSeek's two, over all experts and, where the groups spread over several
-nodes, with each group on one node.
+nodes, with each group on one node. Not covered: tokens per second, and what moves cost.
 """
 
 from __future__ import annotations

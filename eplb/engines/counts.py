@@ -3,7 +3,8 @@
 Arrays are [layers, experts] or [iterations, layers, experts], bare or under the key ``weight``, the
 name of that argument in https://github.com/deepseek-ai/EPLB. Their rows are the MoE layers alone.
 Dictionaries have the layers' numbers as keys ("3", 3, "layer_3", "model.layers.3.mlp") and counts
-[experts], [iterations, experts] or {expert: count} as values, as MindIE dumps them.
+[experts], [iterations, experts] or {expert: count} as values, as MindIE dumps them. Not covered:
+placements, which no bare array is taken for.
 """
 
 from __future__ import annotations

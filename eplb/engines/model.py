@@ -170,8 +170,7 @@ class Format:
     write_placement, write_statistics: None where there is no such file; a format with both is
         asked for placements
     suffixes: of the files that are written
-    how_to_use: what to do with a written file, with {path}, {slots} and {spare} (slots beyond the
-        experts)
+    how_to_use: what to do with a written file, with {path} and {spare} (slots beyond the experts)
     one_replica_per_gpu: whether the engine takes a single replica of an expert per GPU
     numbers_moe_layers: whether dense layers have no number
     """

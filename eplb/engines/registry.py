@@ -1,6 +1,7 @@
 """Every format by its name: which one a file is in, and how it is read.
 
-To add one see `eplb.engines.model.Format`; the first that recognises a source reads it.
+To add one see `eplb.engines.model.Format`; the first that recognises a source reads it. Not
+covered: what the formats are (their modules).
 """
 
 from __future__ import annotations

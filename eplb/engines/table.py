@@ -4,7 +4,8 @@ A long table has columns for layer, expert and count, and may have one for the i
 the same cell add up, and other columns are not looked at. SGLang's older releases write such
 files, ``expert_distribution_rank<R>_timestamp<T>.csv``: in a folder of them the ranks add up and
 the times are iterations. A wide table has a row a layer and a column an expert, and may have a
-header and a first column of layer numbers; MindIE writes such ones.
+header and a first column of layer numbers; MindIE writes such ones. Not covered: writing
+tables, and placements.
 """
 
 from __future__ import annotations

@@ -2,7 +2,8 @@
 
 The file formats and their rules are those of `eplb.trace`, which ``evaluate.py --trace`` and
 ``run_evo.py`` read; an engine's load statistics (`eplb.loadstats`), such as the folder
-``EPLB_VLLM_RECORD``, are read as well. Both number MoE layers from 0 and have no dense layers.
+``EPLB_VLLM_RECORD``, are read as well. Both number MoE layers from 0 and have no dense layers. Not
+covered: writing load statistics (`eplb.engines.vllm_proposals`).
 """
 
 from __future__ import annotations

@@ -4,6 +4,7 @@
 ``initial_global_assignments``, {"0": experts of the slots of layer 0, …}; and load statistics, the
 JSON lines of `eplb.loadstats`, which `eplb.engines.trace` reads.
 #49572: an initial expert map, a JSON list of the expert in each slot, for all layers or for each.
+Not covered: whether a vLLM with either proposal takes them, which no release is.
 """
 
 from __future__ import annotations

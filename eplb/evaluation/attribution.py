@@ -10,8 +10,9 @@ made after, with the reference balancer of `eplb.reference`:
       nodes         the same with no node to keep to
       rest          perfect balance
 
-Each difference is what one part lost. A program that node-locally placed every group is first
-improved within its nodes; any other has no loss to nodes.
+Each difference is what one part lost. A program that keeps every group on one node is first
+improved within its nodes; any other has no loss to nodes. Not covered: how far the reference, which
+is greedy, is from the best placement.
 """
 
 from __future__ import annotations

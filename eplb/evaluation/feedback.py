@@ -1,7 +1,8 @@
 """What a model or a person should improve in a program, in words and precise figures.
 
 ShinkaEvolve rounds metrics to two digits in its prompts, so what matters is repeated here with
-four. Text that comes from the program itself is shortened and stripped of control characters.
+four. Text that comes from the program itself is shortened and stripped of control characters. Not
+covered: what a failure may tell at all (`eplb.sandbox.failures`).
 """
 
 from __future__ import annotations

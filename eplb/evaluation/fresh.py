@@ -36,9 +36,9 @@ class FreshTrace(NamedTuple):
     seed: int
 
 
-def draw(count: int) -> list[FreshTrace]:
-    """``count`` traces that nobody knew before."""
-    presets = islice(cycle(FRESH_PRESETS), count)
+def draw(number: int) -> list[FreshTrace]:
+    """``number`` traces that nobody knew before."""
+    presets = islice(cycle(FRESH_PRESETS), number)
     return [FreshTrace(preset, secrets.randbits(128)) for preset in presets]
 
 
@@ -94,11 +94,11 @@ def mean_score(scores: Sequence[dict[str, Any]]) -> float:
 
 
 def compare(
-    settings: Settings, count: int, known: float, progress: Callable[[float], None]
+    settings: Settings, number: int, known: float, progress: Callable[[float], None]
 ) -> dict[str, Any]:
-    """The program's scores on ``count`` traces, and how far their mean is below the ``known``."""
+    """The program's scores on ``number`` traces, and how far their mean is below the ``known``."""
     with Sandbox(settings.timeout, settings.hidden) as sandbox:
-        traces = draw(count)
+        traces = draw(number)
         [scores] = score_fresh([settings.program], traces, sandbox, settings.criteria, progress)
     mean = mean_score(scores)
     return {"scores": scores, "mean": mean, "gap": known - mean}

@@ -1,6 +1,7 @@
 """Two pictures of an evaluation: the load of every GPU, and balancedness over time.
 
-Importing this module imports matplotlib; nobody does who draws nothing.
+Importing this module imports matplotlib; nobody does who draws nothing. Not covered: pictures of
+several programs (`eplb.bench.plots`).
 """
 
 from __future__ import annotations

@@ -1,7 +1,9 @@
-"""What an evaluation leaves behind: metrics.json, correct.json, and a table to read.
+"""What an evaluation leaves behind: metrics.json and correct.json.
 
 The two files are as ShinkaEvolve 0.0.7 reads them. It ignores exit statuses and takes whatever
-files it finds, so those of an earlier program are removed before anything else happens.
+files it finds, so those of an earlier program are removed before anything else happens. Not
+covered: the table that shows them (`eplb.evaluation.table`), and pictures
+(`eplb.evaluation.plots`).
 """
 
 from __future__ import annotations

@@ -1,6 +1,7 @@
 """What the configuration asks of the machine: ``${eplb.path:initial.py}`` and the like.
 
-Imported in every Hydra application of the environment, hence nothing heavy at the top.
+Imported in every Hydra application of the environment, hence nothing heavy at the top. Not covered:
+what users may set (`eplb.evolution.settings`).
 """
 
 from __future__ import annotations

@@ -1,4 +1,7 @@
-"""What the commands share that read a recording: options, and how they end."""
+"""What the commands share that read a recording: options, and how they end.
+
+Not covered: options that only one command has, and how mistakes end (`eplb.common`).
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,8 @@
-"""The work behind generate_eplb_config.py: read, plan, measure, write."""
+"""The work behind generate_eplb_config.py: read, plan, measure, write.
+
+Covered: the order of the work, the figures that are printed, and warnings of what an engine would
+ignore. Not covered: planning (`eplb.planning.planner`) and file formats (`eplb.engines`).
+"""
 
 from __future__ import annotations
 

@@ -3,7 +3,8 @@
 The table is that of TensorRT-LLM's report_load_statistics.py: per layer the mean, the standard
 deviation (of a sample, n - 1, as torch's) and the imbalance ratio (max - mean) / mean of the load,
 each averaged over the iterations, and the average row. What holds no token, a layer or an
-iteration of one, is left out of every average.
+iteration of one, is left out of every average. Not covered: tokens per second
+(`eplb.planning.report`).
 """
 
 from __future__ import annotations

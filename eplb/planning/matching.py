@@ -1,4 +1,7 @@
-"""A placement file beside statistics: do both speak of one model, and which row is which layer?"""
+"""A placement file beside statistics: do both speak of one model, and which row is which layer?
+
+Not covered: whether both are of one deployment, which depends on what they are compared for.
+"""
 
 from __future__ import annotations
 

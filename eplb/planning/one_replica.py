@@ -1,4 +1,7 @@
-"""Repair of placements for engines that take a single replica of an expert per GPU."""
+"""Repair of placements for engines that take a single replica of an expert per GPU.
+
+Not covered: groups of experts that a placement keeps on nodes; exchanges do not heed them.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""The work behind report_load_statistics.py: which placements to tabulate over how many ranks."""
+"""The work behind report_load_statistics.py: which placements to tabulate over how many ranks.
+
+Not covered: the tables and the picture (`eplb.planning.load_table`).
+"""
 
 from __future__ import annotations
 

@@ -2,7 +2,8 @@
 
 Everything that comes out of a results folder is untrusted: it is printed through Jinja2's
 autoescape, control and direction-changing characters are made visible, and the page's content
-security policy allows no request, and only our own script and style, by their hash.
+security policy allows no request, and only our own script and style, by their hash. Not covered:
+working out what happened (`eplb.report.history`, `eplb.report.accounts`).
 """
 
 from __future__ import annotations

@@ -1,5 +1,7 @@
 """A program as the page tells of it: beside what every reader of a run needs
 (`eplb.evolution.rundb`), its metrics, its islands, and what its model said and was shown.
+
+Not covered: files beside the database (`eplb.report.side_files`).
 """
 
 from __future__ import annotations

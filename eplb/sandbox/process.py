@@ -8,6 +8,7 @@ processor time. A program's own copying of its maps into the shared memory count
 otherwise be avoided by writing there in the first place.
 
 Everything that arrives here is untrusted: sizes are checked, text is bounded and made printable.
+Not covered: whether maps are right (`eplb.placement`).
 """
 
 from __future__ import annotations

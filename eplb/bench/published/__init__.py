@@ -1,0 +1,1 @@
+"""The balancers that serving engines ship, fetched from their releases as programs."""

@@ -3,7 +3,7 @@
 A control socket carries JSON messages and file descriptors between the evaluator and the zygote.
 Each forked child then has two pipes of its own, on which single bytes say "go" and "done", and two
 shared memories: the window going in and the three maps coming out. Imported by both sides, so it
-uses nothing but numpy and the standard library.
+uses nothing but numpy and the standard library. Not covered: what is done with the messages.
 """
 
 from __future__ import annotations
