@@ -1,4 +1,7 @@
-"""`shinka_launch variant=eplb_example` from any folder: editable, and as a plain wheel."""
+"""`shinka_launch variant=eplb_example` from any folder: editable, and as a plain wheel.
+
+Run it with `pytest tests/test_installation.py`.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""Recording real architectures with random weights: the counts are the router's own choices."""
+"""Recording real architectures with random weights: the counts are the router's own choices.
+
+Run it with `pytest tests/engines/test_collect.py`.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""Every engine's files come back as they were written, and every broken one is named in a line."""
+"""Every engine's files come back as they were written, and every broken one is named in a line.
+
+Run it with `pytest tests/engines/test_formats.py`.
+"""
 
 from __future__ import annotations
 

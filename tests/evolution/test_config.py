@@ -1,4 +1,4 @@
-"""The configuration, as both entry points compose it."""
+"""The configuration, as both entry points compose it: `pytest tests/evolution/test_config.py`."""
 
 from __future__ import annotations
 

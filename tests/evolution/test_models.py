@@ -1,4 +1,7 @@
-"""Which models are asked, and what happens when they do not answer."""
+"""Which models are asked, and what happens when they do not answer.
+
+Run it with `pytest tests/evolution/test_models.py`.
+"""
 
 from __future__ import annotations
 

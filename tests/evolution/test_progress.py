@@ -1,4 +1,4 @@
-"""The progress line, and the reasons to end a run."""
+"""The progress line, and the reasons to end a run: `pytest tests/evolution/test_progress.py`."""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""What must be ready before ShinkaEvolve starts, and when a run is done."""
+"""What must be ready before ShinkaEvolve starts, and when a run is done.
+
+Run it with `pytest tests/evolution/test_ready.py`.
+"""
 
 from __future__ import annotations
 

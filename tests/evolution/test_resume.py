@@ -1,4 +1,7 @@
-"""What is made of the folder of a killed run. Whole runs are killed in test_evolution_run.py."""
+"""What is made of the folder of a killed run. Whole runs are killed in test_run.py.
+
+Run it with `pytest tests/evolution/test_resume.py`.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""Reading a results folder that ShinkaEvolve's own database code has written."""
+"""Reading a results folder that ShinkaEvolve's own database code has written.
+
+Run it with `pytest tests/evolution/test_rundb.py`.
+"""
 
 from __future__ import annotations
 

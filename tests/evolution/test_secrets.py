@@ -1,4 +1,7 @@
-"""Keys never reach a candidate, and a prompt never contains the trace."""
+"""Keys never reach a candidate, and a prompt never contains the trace.
+
+Run it with `pytest tests/evolution/test_secrets.py`.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The three commands as a user runs them."""
+"""The three commands as a user runs them: `pytest tests/planning/test_commands.py`."""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""What programs are shown and compared with, and that the right slots come out."""
+"""What programs are shown and compared with, and that the right slots come out.
+
+Run it with `pytest tests/planning/test_planner.py`.
+"""
 
 from __future__ import annotations
 

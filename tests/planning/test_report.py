@@ -1,4 +1,7 @@
-"""The engine's table against a plain calculation, and what --validate prints."""
+"""The engine's table against a plain calculation, and what --validate prints.
+
+Run it with `pytest tests/planning/test_report.py`.
+"""
 
 from __future__ import annotations
 

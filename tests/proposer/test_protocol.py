@@ -1,4 +1,7 @@
-"""Prompts built and answers applied by ShinkaEvolve's own code, never by copies of its prompts."""
+"""Prompts built and answers applied by ShinkaEvolve's own code, never by copies of its prompts.
+
+Run it with `pytest tests/proposer/test_protocol.py`.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""Failures, models and costs, against the database itself."""
+"""Failures, models and costs, against the database itself.
+
+Run it with `pytest tests/report/test_accounts.py`.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""The page in a real browser: right numbers, no request, no script error, nothing injected."""
+"""The page in a real browser: right numbers, no request, no script error, nothing injected.
+
+Run it with `pytest tests/report/test_browser.py`.
+"""
 
 from __future__ import annotations
 

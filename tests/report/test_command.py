@@ -1,4 +1,7 @@
-"""The command, and ShinkaEvolve's own viewer on the same folder."""
+"""The command, and ShinkaEvolve's own viewer on the same folder.
+
+Run it with `pytest tests/report/test_command.py`.
+"""
 
 from __future__ import annotations
 

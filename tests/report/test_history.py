@@ -1,4 +1,7 @@
-"""Lineage, front and islands, against slow and obvious reimplementations."""
+"""Lineage, front and islands, against slow and obvious reimplementations.
+
+Run it with `pytest tests/report/test_history.py`.
+"""
 
 from __future__ import annotations
 

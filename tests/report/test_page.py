@@ -1,4 +1,7 @@
-"""The page's text: what it must contain, and that nothing of a run can become markup."""
+"""The page's text: what it must contain, and that nothing of a run can become markup.
+
+Run it with `pytest tests/report/test_page.py`.
+"""
 
 from __future__ import annotations
 

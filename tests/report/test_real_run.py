@@ -2,6 +2,8 @@
 
 The proposer answers by a counter and the evaluation by arithmetic, so the run needs no model, no
 key and no network; every third proposal cannot be applied, every fourth program fails.
+
+Run it with `pytest tests/report/test_real_run.py`.
 """
 
 from __future__ import annotations
