@@ -77,6 +77,7 @@ def write_large_trace(path: Path) -> None:
 
 
 def line(name: str, value: str, target: str = "") -> None:
+    """Print a row of the table."""
     print(f"{name:<46} {value:<32} {target}".rstrip(), flush=True)
 
 

@@ -127,6 +127,7 @@ def score(sandbox: Sandbox, scenario: Scenario, args: argparse.Namespace) -> Col
 
 
 def shown(found: Found, figure: str) -> str:
+    """The cell of one figure of one program."""
     return "refused" if isinstance(found, Refused) else format(found[figure], COLUMNS[figure])
 
 

@@ -104,7 +104,7 @@ class Policy:
 
 
 class Program:
-    """A program of this project, loaded into this process; the greedy rule stands by.
+    """A program of this project, loaded into this process; the greedy rules stand by.
 
     Programs may remember windows, so each model has a copy of its own, and so have the calls that
     bring no window.
@@ -115,7 +115,7 @@ class Program:
         self._copies: dict[tuple[int, ...] | None, Callable] = {None: load_program(path)}
 
     def plan(self, load: np.ndarray, deployment: Deployment) -> np.ndarray:
-        """The program's answer, or the greedy rule's where that balances ``load`` better."""
+        """The program's answer, or a greedy rule's where `choose` finds that better on ``load``."""
         model = load.shape if is_window(load) else None
         if model not in self._copies:
             self._copies[model] = load_program(self._path)

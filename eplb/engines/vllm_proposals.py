@@ -85,12 +85,14 @@ def is_expert_map(source: Source) -> bool:
 
 
 def read_expert_map(source: Source) -> EnginePlacement:
+    """The placement of a list of slots for all layers, or of one for each."""
     every_layer = not isinstance(source.content[0], list)
     rows = [source.content] if every_layer else source.content
     return placement_of(source, rows, moe_layers_only=True, every_layer=every_layer)
 
 
 def write_expert_map(path: Path, placement: EnginePlacement) -> None:
+    """Write a list for each layer."""
     write_text(path, json.dumps(placement.phy2log.tolist()) + "\n")
 
 

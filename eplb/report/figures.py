@@ -54,6 +54,7 @@ def ink(name: str) -> str:
 
 
 def island_ink(index: int) -> str:
+    """The same for an island; colours come again where there are more islands."""
     return ink(f"i{index % ISLAND_COLOURS}")
 
 
