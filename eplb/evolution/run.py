@@ -146,6 +146,7 @@ def _evolve(config: DictConfig, folder: Path, done: int) -> int:
             f"the budget of ${budget:.2f} is used up after {held.generations} of "
             f"{settings.num_generations} generations, which cost ${held.cost:.2f}; for more: {more}"
         )
+    # What `end` tells whoever interrupts from here on.
     way_on = f"; to confirm it: {shlex.join(['python', '-m', confirmation.__name__, str(folder)])}"
     _conclude(watcher, held, config)
     return DONE if _did_all(runner) else STOPPED

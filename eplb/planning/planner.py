@@ -1,6 +1,6 @@
 """From recorded statistics to a placement that is no worse than the engines' own rule.
 
-Covered: sizes, planning with a program in the sandbox and with the greedy rule, and which plan is
+Covered: sizes, planning with a program in the sandbox and with the greedy rules, and which plan is
 kept. Not covered: what programs are shown (`eplb.planning.expected`), measuring
 (`eplb.engines.choice`) and files (`eplb.engines`).
 """
@@ -75,7 +75,7 @@ def plan(
     hidden: tuple[Path, ...] = (),
     validate_share: float | None = None,
 ) -> tuple[EnginePlacement, Choice, ExpertStatistics]:
-    """Place the experts with ``program``, or with the greedy rule where that is better.
+    """Place the experts with ``program``, or with a greedy rule where that is better.
 
     All plans are made without the last iterations and measured on those. What is kept is made once
     more from all iterations, unless ``validate_share`` asks for a figure that holds for the result.
