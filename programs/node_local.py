@@ -2,9 +2,8 @@
 
 The policy is DeepSeek's: pack groups to nodes, give hot experts extra replicas within their node,
 pack the replicas to the node's GPUs. One row of every array is one node of one layer. All three
-stages sort numbers whose lowest bits say what they stand for, so that no sort of indices and no
-gather follows. Loads are forecast as in `programs/balanced.py`. Where the nodes do not divide the
-groups it places freely, as the seed.
+stages sort numbers whose lowest bits say what they stand for, so that no gather follows. Loads are
+forecast as in `programs/balanced.py`. Where nodes do not divide the groups it places freely.
 
 Source: https://github.com/deepseek-ai/EPLB (hierarchical). Lineage: docs/lineage.md. Not covered:
 which experts run hot together.
@@ -20,10 +19,9 @@ import torch
 # the usual one, and how much worse than others that must do, a step away, to be given up.
 DECAYS = np.array([0.0, 0.3, 0.5, 0.7, 0.85, 0.95])
 CAREFUL, USUAL, DOUBT = 1, 2, 0.03
-# Windows remembered.
-MEMORY = 48
-# Claims to replicas fall with this power of their number: the hottest experts are likely to cool.
-POWER = 1.2
+# Windows remembered, and the power of their number with which claims to replicas fall: the hottest
+# experts are likely to cool.
+MEMORY, POWER = 48, 1.2
 
 
 def put_labels(value, label, bits):
@@ -92,8 +90,12 @@ def deal(load, num_packs):
     """
     rows, items = load.shape
     capacity = items // num_packs
-    lightest = load[:, : capacity - 1].sum(axis=1)
-    if capacity > 2 and ((load[:, -1] + lightest) * num_packs > load.sum(axis=1)).any():
+    rounds = load.reshape(rows, capacity, num_packs)
+    usual = rounds.mean(axis=2)
+    # Of one more item than usual, what the lighter ones of the rounds to come do not make good.
+    less = usual - rounds[:, :, 0]
+    over = rounds[:, :, -1] - usual - less.cumsum(axis=1) + less
+    if capacity > 2 and (over.max(axis=1) > 0.05 * usual.sum(axis=1)).any():
         return deal_from_both_ends(load, num_packs)
     mask = (1 << (items - 1).bit_length()) - 1
     item = (load * (-(2.0**61) / (capacity * load[:, -1].max()))).astype(np.int64)
@@ -294,6 +296,4 @@ def rebalance_experts(weight, num_replicas, num_groups, num_nodes, num_gpus):
 
 # EVOLVE-BLOCK-END
 
-
-def run_eplb(weight, num_replicas, num_groups, num_nodes, num_gpus):
-    return rebalance_experts(weight, num_replicas, num_groups, num_nodes, num_gpus)
+run_eplb = rebalance_experts

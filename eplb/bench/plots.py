@@ -39,7 +39,7 @@ def draw(
     others: set[str] = frozenset(),
     yscale: str = "linear",
 ) -> None:
-    """Draw ``panels`` on axes of one scale, and write the picture whole.
+    """Draw ``panels`` on x axes of one scale, and write the picture whole.
 
     axes: labels of x, which is logarithmic, and of y
     guide: what the grey lines are
@@ -56,7 +56,7 @@ def draw(
     size = (max(6.4, _WIDTH * columns), max(4.6, _HEIGHT * rows + 1.1))
     figure, axis, handles = Figure(figsize=size, layout="constrained"), None, {}
     for place, panel in enumerate(panels, 1):
-        axis = figure.add_subplot(rows, columns, place, sharex=axis, sharey=axis)
+        axis = figure.add_subplot(rows, columns, place, sharex=axis)
         for name, points in panel.programs.items():
             [handles[name]] = axis.plot(*points, **styles[name])
         if len(panel.guide[0]) > 1:
