@@ -3,9 +3,15 @@
 from __future__ import annotations
 
 import time
-from pathlib import Path
 
-from eplb.common import DONE, ArgumentParser, exit_on_user_error, write_text
+from eplb.common import (
+    DONE,
+    ArgumentParser,
+    exit_on_user_error,
+    output_argument,
+    path_argument,
+    write_text,
+)
 from eplb.report.page import render
 from eplb.report.program import read
 
@@ -16,10 +22,10 @@ def main() -> int:
         description="Write what an evolution did as one HTML page that needs no network. "
         "The run may still be going on.",
     )
-    parser.add_argument("results", type=Path, help="the results folder of a run")
-    parser.add_argument(
-        "--output", type=Path, help="the page to write (default: report.html in the results folder)"
-    )
+    add = parser.add_argument
+    add("results", type=path_argument, help="the results folder of a run")
+    page = "the page to write (default: report.html in the results folder)"
+    add("--output", type=output_argument, metavar="FILE", help=page)
     arguments = parser.parse_args()
     output = arguments.output or arguments.results / "report.html"
     write_text(output, render(read(arguments.results), time.time()))
