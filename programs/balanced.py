@@ -1,4 +1,4 @@
-"""Best balancedness in under a millisecond: forecasts the window to come, packs against the past.
+"""Best balancedness in about a millisecond: forecasts the window to come, packs against the past.
 
 The next window is expected to be the mean of the remembered windows that are like the last one. Old
 ones fade, as fast as forecasts that came true did; after a regime change none is left, and a regime

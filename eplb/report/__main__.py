@@ -1,4 +1,6 @@
-"""``python -m eplb.report <results folder>``: write what an evolution did as one HTML page."""
+"""Write what an evolution did as one HTML page that needs no network: `python -m eplb.report`. The
+run may still be going on. Not covered: what the page shows (`eplb.report.page`).
+"""
 
 from __future__ import annotations
 
@@ -17,11 +19,7 @@ from eplb.report.program import read
 
 
 def main() -> int:
-    parser = ArgumentParser(
-        prog="python -m eplb.report",
-        description="Write what an evolution did as one HTML page that needs no network. "
-        "The run may still be going on.",
-    )
+    parser = ArgumentParser("python -m eplb.report", description=__doc__)
     add = parser.add_argument
     add("results", type=path_argument, help="the results folder of a run")
     page = "the page to write (default: report.html in the results folder)"

@@ -6,14 +6,14 @@ Not covered: files beside the database (`eplb.report.side_files`).
 
 from __future__ import annotations
 
-from pathlib import Path
+from functools import partial
 from typing import Annotated
 
 from pydantic import BeforeValidator, Field
 from pydantic.dataclasses import dataclass
 
 from eplb.evolution import rundb
-from eplb.evolution.rundb import BY_NAME, JSON, Run, finite, text
+from eplb.evolution.rundb import BY_NAME, JSON, finite, text
 
 
 @dataclass(frozen=True, config=BY_NAME)
@@ -73,6 +73,5 @@ class Program(rundb.Program):
         return [self.birth_island, *moves][-1]
 
 
-def read(folder: Path) -> Run:
-    """The run in a results folder; raises `UserError` where there is none, or no program."""
-    return rundb.read_run(folder, Program)
+# The run in a results folder, of such programs; raises `UserError` where there is none.
+read = partial(rundb.read_run, kind=Program)
