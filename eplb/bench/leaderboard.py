@@ -260,11 +260,12 @@ def main(arguments: list[str] | None = None) -> int:
     command.check_names("--programs", (path.name for path in programs))
     command.check_names("--trace", (each.name for each in compared))
     results: dict[str, Columns] = {}
+    measured = command.measured()
     with Sandbox(timeout=600, hidden=tuple(Path(file) for file, *_ in args.trace)) as sandbox:
         for each in compared:
             results[each.name] = score(sandbox, each, args)
             print(tables(each.name, results[each.name]), flush=True)
-            heading = f"{command.measured()}; {sandbox.isolation}; workload seed {args.seed}.\n"
+            heading = f"{measured}; {sandbox.isolation}; workload seed {args.seed}.\n"
             if args.output:
                 write_text(args.output, page(heading, results))
     print(f"{summaries(results)}\n{heading}")

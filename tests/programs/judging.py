@@ -7,11 +7,12 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from hypothesis import strategies as st
 
 from eplb import reference
-from eplb.loads import balancedness, gpu_loads
+from eplb.loads import balancedness
 from eplb.placement import Deployment, ExpertPlacement, validate
-from eplb.throughput.dispatch import gpu_loads as dispatched
+from eplb.throughput.dispatch import gpu_loads
 
 PROJECT = Path(__file__).parents[2]
 PROGRAMS = sorted(PROJECT.glob("programs/*.py"))
@@ -63,37 +64,54 @@ def next_window(
 ) -> np.ndarray:
     """[windows - 1]: balancedness of each placement on the window that followed."""
     run_eplb = fresh(name)
-    return np.array(
-        [
-            balancedness(dispatched(after, answer(run_eplb, seen, deployment), deployment, rule))
-            for seen, after in zip(windows[:-1], windows[1:], strict=True)
-        ]
-    )
+    placements = [answer(run_eplb, window, deployment) for window in windows[:-1]]
+    return judged(placements, windows[1:], deployment, rule)
 
 
-def reference_balancedness(windows: np.ndarray, deployment: Deployment) -> float:
-    """Greedy replication + LPT, each replica to the lightest GPU, on the window seen."""
-    scores = []
-    for window in windows:
-        phy2log = reference.place(window, deployment.num_replicas, deployment.num_gpus)
-        placement = ExpertPlacement.from_phy2log(phy2log, window.shape[1])
-        scores.append(balancedness(gpu_loads(window, placement, deployment.num_gpus)))
-    return float(np.mean(scores))
+def same_window(
+    name: str, windows: np.ndarray, deployment: Deployment, rule: str = "even"
+) -> float:
+    """Mean balancedness on each window, placed alone, by a program without history."""
+    placements = [answer(fresh(name), window, deployment) for window in windows]
+    return float(judged(placements, windows, deployment, rule).mean())
 
 
-def same_window(name: str, windows: np.ndarray, deployment: Deployment) -> float:
-    scores = []
-    for window in windows:
-        placement = answer(fresh(name), window, deployment)
-        scores.append(balancedness(gpu_loads(window, placement, deployment.num_gpus)))
-    return float(np.mean(scores))
+def reference_balancedness(
+    windows: np.ndarray, deployment: Deployment, rule: str = "even"
+) -> float:
+    """`same_window` of greedy replication + LPT, each replica to the lightest GPU."""
+    return float(judged(greedy(windows, deployment), windows, deployment, rule).mean())
 
 
 def last_window(windows: np.ndarray, deployment: Deployment = V3) -> np.ndarray:
     """[windows - 1]: `next_window` of greedy replication + LPT on each window alone."""
-    scores = []
-    for seen, after in zip(windows[:-1], windows[1:], strict=True):
-        phy2log = reference.place(seen, deployment.num_replicas, deployment.num_gpus)
-        placement = ExpertPlacement.from_phy2log(phy2log, seen.shape[1])
-        scores.append(balancedness(gpu_loads(after, placement, deployment.num_gpus)))
-    return np.array(scores)
+    return judged(greedy(windows[:-1], deployment), windows[1:], deployment, "even")
+
+
+def greedy(windows: np.ndarray, deployment: Deployment) -> list[ExpertPlacement]:
+    """The reference's placement of each window [layers, experts]."""
+    experts, sizes = windows.shape[2], (deployment.num_replicas, deployment.num_gpus)
+    slots = (reference.place(window, *sizes) for window in windows)
+    return [ExpertPlacement.from_phy2log(each, experts) for each in slots]
+
+
+def judged(
+    placements: list[ExpertPlacement], windows: np.ndarray, deployment: Deployment, rule: str
+) -> np.ndarray:
+    """[windows] balancedness of each placement on its window, under a dispatch rule."""
+    pairs = zip(windows, placements, strict=True)
+    return np.array([balancedness(gpu_loads(*pair, deployment, rule)) for pair in pairs])
+
+
+@st.composite
+def skewed(draw, most: float):
+    """(load [1, 16, experts], deployment) with a skew up to ``most`` and 0 to 8 spare slots a GPU.
+
+    A layer of few experts may be unlucky, so there are 16 to take the mean of.
+    """
+    rng = np.random.default_rng(draw(st.integers(0, 10_000)))
+    gpus = draw(st.integers(2, 24))
+    experts = gpus * draw(st.integers(1, 9))
+    deployment = Deployment(experts + gpus * draw(st.integers(0, 8)), 1, 1, gpus)
+    normal = rng.normal(scale=draw(st.floats(0.1, most)), size=(1, 16, experts))
+    return np.rint(1000 * np.exp(normal)).astype(np.int64), deployment
