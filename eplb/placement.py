@@ -58,7 +58,7 @@ class Deployment:
         if self.num_replicas > _MOST_SLOTS:
             raise UserError(f"num_replicas {self.num_replicas} is more than {_MOST_SLOTS} slots")
         if self.num_replicas < num_experts:
-            fits = -(-num_experts // self.num_gpus) * self.num_gpus
+            fits = fewest_slots(num_experts, self.num_gpus)
             raise UserError(
                 f"num_replicas {self.num_replicas} is fewer than the {num_experts} experts, and "
                 f"every expert needs a slot; the nearest value that works is {fits}"
@@ -72,6 +72,11 @@ class Deployment:
                 f"num_groups {self.num_groups} does not divide the {num_experts} experts; "
                 f"the nearest value that works is {fits}"
             )
+
+
+def fewest_slots(num_experts: int, num_gpus: int) -> int:
+    """The fewest slots that hold every expert, as many on each GPU."""
+    return -(-num_experts // num_gpus) * num_gpus
 
 
 def _check_multiple(name: str, value: int, of: str, divisor: int, at_least: int) -> None:

@@ -18,7 +18,7 @@ from eplb.bench import command, plots
 from eplb.common import DONE, UserError, exit_on_user_error
 from eplb.evaluation.measure import run_program
 from eplb.evaluation.scores import call_ms
-from eplb.placement import Deployment
+from eplb.placement import Deployment, fewest_slots
 from eplb.sandbox.runner import Refused, Sandbox
 
 WINDOWS = 4
@@ -41,7 +41,7 @@ class Size:
     def deployment(self) -> Deployment:
         wanted = self.experts + self.experts // SPARE_SHARE
         nodes = max(1, self.gpus // 8)
-        return Deployment(-(-wanted // self.gpus) * self.gpus, nodes, nodes, self.gpus)
+        return Deployment(fewest_slots(wanted, self.gpus), nodes, nodes, self.gpus)
 
     @property
     def slots(self) -> int:

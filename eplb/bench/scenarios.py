@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from eplb.common import UserError, positive_int
-from eplb.placement import Deployment
+from eplb.placement import Deployment, fewest_slots
 from eplb.throughput.profile import DEFAULT
 from eplb.trace import History, Trace, read_trace
 from eplb.workload_model import PRESETS, generate
@@ -44,7 +44,8 @@ class Scenario:
     def with_spare(self, spare: int, experts: int) -> Scenario:
         """The same with ``spare`` more slots on each GPU than ``experts`` need."""
         gpus = self.deployment.num_gpus
-        deployment = replace(self.deployment, num_replicas=gpus * (-(-experts // gpus) + spare))
+        slots = fewest_slots(experts, gpus) + spare * gpus
+        deployment = replace(self.deployment, num_replicas=slots)
         deployment.check(experts)
         return replace(self, deployment=deployment)
 

@@ -16,7 +16,7 @@ import numpy as np
 from eplb.common import UserError
 from eplb.engines.source import Source
 from eplb.loads import experts_in_order
-from eplb.placement import Deployment, ExpertPlacement
+from eplb.placement import Deployment, ExpertPlacement, fewest_slots
 from eplb.trace import TraceHeader
 
 
@@ -55,7 +55,7 @@ class ExpertStatistics:
         known = self.header
         if not (gpus := known.num_gpus):
             return None
-        slots = known.num_replicas or -(-self.num_experts // gpus) * gpus
+        slots = known.num_replicas or fewest_slots(self.num_experts, gpus)
         return Deployment(slots, known.num_groups or 1, known.num_nodes or 1, gpus)
 
     def on(self, **sizes: int | None) -> ExpertStatistics:

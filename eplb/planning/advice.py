@@ -16,7 +16,7 @@ import numpy as np
 
 from eplb.evaluation.measure import ProgramRun
 from eplb.evaluation.scores import PlacementScores, mean
-from eplb.placement import Deployment, ExpertPlacement
+from eplb.placement import Deployment, ExpertPlacement, fewest_slots
 from eplb.planning.moves import economical, relabel
 from eplb.planning.planner import check_sizes
 from eplb.throughput.profile import Serving
@@ -95,7 +95,7 @@ def deployment_of(
 ) -> Deployment:
     """``spare`` slots on each of ``gpus`` beyond those that the experts need."""
     nodes = gpus // gpus_per_node if gpus % gpus_per_node == 0 else 1
-    slots = (-(-experts // gpus) + spare) * gpus
+    slots = fewest_slots(experts, gpus) + spare * gpus
     deployment = Deployment(slots, groups, nodes, gpus)
     check_sizes(deployment, experts)
     return deployment

@@ -11,7 +11,7 @@ from eplb.common import UserError
 from eplb.engines import registry
 from eplb.engines.model import EnginePlacement, ExpertStatistics
 from eplb.loads import experts_in_order
-from eplb.placement import Deployment
+from eplb.placement import Deployment, fewest_slots
 from eplb.planning.load_table import LoadTable, compare, plot, tabulate
 from eplb.planning.matching import align
 from eplb.planning.planner import split
@@ -34,7 +34,7 @@ def report(options: Namespace) -> tuple[str, list[str]]:
     before = deployment = None
     if gpus is not None:
         nodes = statistics.header.num_nodes or 1
-        slots = -(-statistics.num_experts // gpus) * gpus
+        slots = fewest_slots(statistics.num_experts, gpus)
         before = experts_in_order(len(statistics.layers), statistics.num_experts, slots)
         deployment = Deployment(slots, 1, nodes, gpus)
     recorded = (statistics.layers, statistics.loads)

@@ -22,7 +22,7 @@ import numpy as np
 
 from eplb import loads
 from eplb.loads import experts_in_order, fetched_experts
-from eplb.placement import Deployment, ExpertPlacement
+from eplb.placement import Deployment, ExpertPlacement, fewest_slots
 from eplb.throughput.dispatch import slot_loads
 from eplb.throughput.kernels import kernel
 from eplb.throughput.profile import Profile, Rebalancing
@@ -123,7 +123,7 @@ def _undisturbed(steps: _Steps, window: np.ndarray, by_slot: np.ndarray) -> Wort
     layers, experts = window.shape
     perfect = steps.balanced(experts / steps.gpus, window, window)
     evened = steps.balanced(by_slot.shape[1] // steps.gpus, window, by_slot)
-    plain = experts_in_order(layers, experts, -(-experts // steps.gpus) * steps.gpus)
+    plain = experts_in_order(layers, experts, fewest_slots(experts, steps.gpus))
     return Worth(
         perfect=perfect,
         spare_slots=evened - perfect,
