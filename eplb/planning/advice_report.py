@@ -172,7 +172,11 @@ def _reasons(both: dict[str, Trial], best: dict[str, Trial], trials: Trials) -> 
         fastest = max(trials[phase], key=lambda t: t.tokens_per_gpu)
         plain = [t for t in trials[phase] if t.deployment.num_gpus == gpus and not t.spare]
         over = speed / max(t.tokens_per_gpu for t in plain) - 1
-        lost = [f"{name.replace('_', ' ')} {part:.1%}" for name, part in trial.worth.lost.items()]
+        # No loss may be a negative zero.
+        lost = [
+            f"{name.replace('_', ' ')} {round(part, 3) + 0.0:.1%}"
+            for name, part in trial.worth.lost.items()
+        ]
         lines.append(
             f"  {phase}: {trial.worth.gain:.2f} x without EPLB, {over:+.1%} over no spare "
             f"slots, {1 - speed / fastest.tokens_per_gpu:.1%} behind the fastest "
@@ -187,6 +191,9 @@ def _reasons(both: dict[str, Trial], best: dict[str, Trial], trials: Trials) -> 
 
 
 def _rules(study: Study, deployment: Deployment) -> str:
+    first = next(iter(study.histories.values()))
+    if first.windows.shape[2] == deployment.num_replicas:
+        return "kept by dispatch: the same by every rule, since no expert has a replica to choose"
     rows = [["kept by dispatch:", *RULES]]
     for phase in study.histories:
         kept = [study.kept(phase, phase, deployment, rule) for rule in RULES]

@@ -127,6 +127,11 @@ def test_dispatch_is_compared_for_what_is_recommended(no_sandbox, recording):
     text, _ = told(recording, dispatch="lp", hardware=["h200", "tokens_per_gpu=8192"])
     line = next(line for line in text.splitlines() if line.startswith("kept by dispatch"))
     assert line.split()[3:] == ["even", "nearest", "by_rank", "lp"]
+    # Where moving weights into spare slots is worth nothing there is nothing to compare.
+    text, _ = told(
+        recording, hardware=["h200", "prefill.tokens_per_gpu=1", "decode.tokens_per_gpu=1"]
+    )
+    assert "no spare slots" in text and "the same by every rule" in text
 
 
 def test_a_recording_that_is_too_short_is_told(no_sandbox, tmp_path):
