@@ -13,7 +13,7 @@ from eplb.common import UserError, project_file
 from eplb.placement import Deployment
 from eplb.sandbox.runner import Refused
 from eplb.trace import Trace, TraceHeader, write_trace
-from eplb.workload_model import PRESETS
+from eplb.workload_model import PRESETS, generate
 
 
 def test_lower_bound_is_reached_where_enumeration_reaches_it():
@@ -47,9 +47,9 @@ def tiny_scenario(monkeypatch):
         regime_window=None,
         shifts=(),
     )
-    monkeypatch.setattr(scenarios, "PRESETS", {"tiny": tiny})
-    scenario = scenarios.Scenario("tiny", "tiny", Deployment(20, 4, 2, 4))
+    scenario = scenarios.Scenario("tiny", tiny, Deployment(20, 4, 2, 4))
     monkeypatch.setattr(leaderboard, "SCENARIOS", (scenario,))
+    return scenario
 
 
 def test_measures_a_scenario_and_draws_it(tmp_path, tiny_scenario):
@@ -108,11 +108,24 @@ def test_every_scenario_is_deployable_with_and_without_spare_slots():
     names = [scenario.name for scenario in scenarios.SCENARIOS]
     assert len(set(names)) == len(names)
     for scenario in scenarios.SCENARIOS:
-        experts = PRESETS[scenario.workload].experts
+        experts = scenario.workload.experts
         scenario.deployment.check(experts)
         for spare in (0, 8):
-            slots = scenario.with_spare(spare, experts).deployment.slots_per_gpu
+            slots = scenario.with_spare(spare).deployment.slots_per_gpu
             assert slots == -(-experts // scenario.deployment.num_gpus) + spare
+
+
+def test_every_preset_is_a_scenario_on_its_own_deployment():
+    shown = [(each.workload, each.deployment) for each in scenarios.SCENARIOS]
+    for name, preset in PRESETS.items():
+        assert ((preset, preset.deployment) in shown) == (name != "tiny")
+
+
+def test_a_model_is_served_with_its_own_experts_per_token():
+    for scenario in scenarios.SCENARIOS:
+        for serving in scenario.servings:
+            for profile in serving.profiles.values():
+                assert profile.top_k == scenario.workload.top_k
 
 
 def test_two_of_one_name_are_refused_before_the_work(tmp_path):
@@ -144,11 +157,12 @@ def test_gives_each_gpu_more_slots_than_experts_need(tmp_path, tiny_scenario):
     program = str(project_file("programs/balanced.py"))
     arguments = ["--repeats", "1", "--output", str(output), "--programs", program]
     assert leaderboard.main([*arguments, "--spare_slots", "0", "2"]) == 0
-    for figure in leaderboard.SUMMARIES:
-        heading, _, row = rows_of(output.read_text(), f"tiny EP4: {figure}")
-        assert heading == ["program", "0 spare", "2 spare"] and row[0] == "balanced.py"
-    none, two = map(float, rows_of(output.read_text(), "tiny EP4: balancedness under lp")[2][1:])
-    assert two > none
+    balance = []
+    for spare in (0, 2):
+        heading, _, row = rows_of(output.read_text(), f"tiny, {spare} spare")
+        assert row[0] == "balanced.py" and not {"ms", leaderboard.SPEED} & {*heading}
+        balance.append(float(row[heading.index("balancedness under lp")]))
+    assert balance[1] > balance[0]
     with pytest.raises(UserError, match="num_replicas"):
         leaderboard.main([*arguments, "--spare_slots", "-1"])
     with pytest.raises(UserError, match="--plot shows speed"):
@@ -164,29 +178,76 @@ def test_tells_how_far_ahead_of_the_best_published_program(tmp_path, tiny_scenar
     assert leaderboard.main([*programs, "--repeats", "1", "--output", str(output)]) == 0
     title = "Over the bound, ahead of the best published program"
     heading, _, row = rows_of(output.read_text(), title)
-    assert heading == ["program", "tiny EP4"] and row == ["balanced.py", "+0.0000"]
+    assert heading == ["scenario", "balanced.py"] and row == ["tiny", "+0.0000"]
+
+
+def test_figures_are_means_over_seeds_and_a_recording_has_none(tmp_path, tiny_scenario):
+    trace = tmp_path / "mine.json"
+    write_trace(trace, generate(replace(tiny_scenario.workload, seed=7)))
+    numbers = [str(size) for size in vars(tiny_scenario.deployment).values()]
+    program = str(project_file("programs/balanced.py"))
+    figures = {}
+    for seeds in ("5", "6", "5 6", "7"):
+        output = tmp_path / "table.md"
+        arguments = ["--repeats", "1", "--programs", program, "--output", str(output)]
+        arguments += ["--trace", str(trace), *numbers, "--seeds", *seeds.split()]
+        assert leaderboard.main(arguments) == 0
+        text = output.read_text()
+        assert f"workload seeds {seeds.replace(' ', ', ')}." in text
+        for title in ("tiny", "mine.json EP4"):
+            heading, _, _, row = rows_of(text, title)
+            assert heading[-1] == leaderboard.SPEED and float(row[-1]) > 0
+            figures[title, seeds] = np.array([float(cell) for cell in row[1:3]])
+    both = (figures["tiny", "5"] + figures["tiny", "6"]) / 2
+    assert figures["tiny", "5 6"] == pytest.approx(both, abs=1.01e-4)
+    assert figures["tiny", "5"] != pytest.approx(figures["tiny", "6"], abs=1e-3)
+    for seeds in ("5", "5 6", "7"):
+        same = figures["mine.json EP4", seeds]
+        assert same == pytest.approx(figures["tiny", "7"])
+
+
+def found(local: float, *values: float) -> dict[str, dict[str, float]]:
+    """A program with ``values`` on the workloads of seeds 0, 1, ..."""
+    every = {f"seed {seed}": value for seed, value in enumerate(values)}
+    return {
+        name: dict.fromkeys(leaderboard.COLUMNS, value) | {leaderboard.NODE_LOCAL: local}
+        for name, value in (every | {leaderboard.MEAN: np.mean(values)}).items()
+    }
 
 
 def test_the_lead_is_over_programs_of_the_same_placement():
     """A node-local program is compared with node-local ones; a smaller gap is ahead."""
-
-    def found(value: float, local: float) -> dict[str, float]:
-        return dict.fromkeys(leaderboard.COLUMNS, value) | {leaderboard.NODE_LOCAL: local}
-
     rows = {
-        "initial.py": found(0.99, 1.0),
-        "free.py": found(0.8, 0.1),
-        "local.py": found(0.5, 1.0),
+        "initial.py": found(1.0, 0.99),
+        "free.py": found(0.1, 0.8),
+        "local.py": found(1.0, 0.5),
         "gone.py": Refused("too slow"),
-        "balanced.py": found(0.7, 0.3),
-        "node_local.py": found(0.6, 1.0),
+        "balanced.py": found(0.3, 0.7),
+        "node_local.py": found(1.0, 0.6),
     }
     for program, lead in (("balanced.py", -0.1), ("node_local.py", 0.1), ("gone.py", np.inf)):
         assert leaderboard.lead(rows, program, "balancedness") == pytest.approx(lead)
     assert leaderboard.lead(rows, "balanced.py", "over the bound") == pytest.approx(-0.2)
     del rows["local.py"]
     assert leaderboard.lead(rows, "node_local.py", "balancedness") == np.inf
-    worse = {**rows, "balanced.py": found(0.65, 0.3)}
-    table = leaderboard.leads({"here": {"0 spare": rows, "1 spare": worse}}, "balancedness")
-    assert "| balanced.py | -0.1500 (1 spare) |" in table and "| node_local.py |  |" in table
+    worse = rows | {"balanced.py": found(0.3, 0.65)}
+    table = leaderboard.summaries({"here": rows, "there": worse})
+    assert "| balancedness | -0.1500 (there, seed 0) |  |" in table
+    assert "| here | -0.1000 |  |" in table and "| there | -0.1500 |  |" in table
     assert "free.py" not in table and "initial.py" not in table
+
+
+def test_leads_are_over_the_best_by_its_mean_and_on_each_seed_over_the_best_there():
+    rows = {
+        "steady.py": found(0.3, 0.60, 0.80),
+        "one.py": found(0.3, 0.50, 0.85),
+        "other.py": found(0.3, 0.62, 0.70),
+        "refused.py": Refused("no"),
+    }
+    table = leaderboard.summaries({"here": rows, "nowhere": rows | {"steady.py": Refused("no")}})
+    assert rows_of(table, "Balancedness, ahead of the best published program")[2:] == [
+        ["here", "+0.0250"],
+        ["nowhere", ""],
+    ]
+    title = "Least lead over the best published program, on the workload of a single seed"
+    assert rows_of(table, title)[2] == ["balancedness", "-0.0500 (here, seed 1)"]
