@@ -2,12 +2,13 @@
 
 The next window is expected to be the mean of the remembered windows that are like the last one. Old
 ones fade, as fast as forecasts that came true did; after a regime change none is left, and a regime
-that returns finds its own. Replication is greedy or flatter, all claims at once. Replicas are dealt
-to GPUs in rounds, from both ends where hot experts stand alone; then pairs of GPUs swap those that
-most lower squared loads over the forecast and the main deviations from it.
+that returns finds its own. Replication is greedy, all claims at once. Replicas are dealt to GPUs in
+rounds, each of one expert group where groups rise together, or from both ends where hot experts
+stand alone; then pairs of GPUs swap those that most lower squared loads over the forecast and the
+main deviations from it.
 
 Sources: https://github.com/deepseek-ai/EPLB for replication and LPT; deviations are principal
-components, used as scenarios. Lineage: docs/lineage.md. Not covered: trends, nodes, groups.
+components, used as scenarios. Lineage: docs/lineage.md. Not covered: trends, nodes.
 """
 
 import numpy as np
@@ -21,9 +22,12 @@ DOUBTS = np.array([0.03, 0.0, 0.03, 0.06, 0.09, 0.12])
 # Windows remembered, how many times as far apart as usual those of one regime may be, patterns
 # heeded, and windows that show them well.
 MEMORY, ALIKE, PATTERNS, TRUSTED = 48, 2.5, 3, 5
-# Powers by which claims to replicas fall, all tried where GPUs hold few slots, and how much hotter
-# GPUs may be for the later ones, since the hottest experts are likely to cool down.
-POWERS, FEW, WORTH = (1.0, 1.2), 4, 0.01
+# How many times as far apart as by chance groups are whose loads rise together; slots of a GPU from
+# which on they have rounds of their own, and up to which swaps part them too; how far one may rise.
+TOGETHER, ROUNDS, SWAPS, RISE = 2, 5, 6, 0.25
+# How much cooler, of the mean, dealing from both ends must leave the hottest GPU to be worth it:
+# without spare slots, with them, and where rounds keep groups apart.
+COOLER = (0.005, 0.02, 0.1)
 
 
 def sort_labelled(value, label):
@@ -41,35 +45,39 @@ def sort_labelled(value, label):
     return label
 
 
-def replicate(load, spare, powers):
-    """Give spare replicas to the largest claims load / replicas**power of ``load`` [rows, experts].
-
-    Each of the ``powers`` is for as many rows; 1 is greedy, more gives the very hottest fewer.
-    Returns the loads of all replicas, ascending, and their labels, expert * most + number, [rows,
-    slots] each, and the replicas of each expert [rows, experts], ``most`` at most.
-    """
-    rows, experts = load.shape
-    hot = min(experts, spare)
+def replicate(load, spare):
+    """Count replicas, spare ones for the largest claims load / replicas; both [rows, experts]."""
+    experts = load.shape[1]
     # Of the claims the expert of rank r can win spare / r: ascending rank and descending divisor
     # of each, so that of claims too close to tell apart an expert wins the earlier one.
-    chances = spare // np.arange(1, hot + 1)
-    rank = np.repeat(np.arange(experts - 1, experts - 1 - hot, -1), chances)
+    chances = spare // np.arange(1, min(experts, spare) + 1)
+    rank = experts - 1 - np.repeat(np.arange(len(chances)), chances)
     number = np.repeat(chances.cumsum(), chances) - np.arange(len(rank))
     hottest = load.copy()
     expert = sort_labelled(hottest, np.arange(experts, dtype=np.int32))
-    claim = hottest.take(rank, axis=1).reshape(len(powers), rows // len(powers), len(rank))
-    claim /= (number ** np.array(powers)[:, None, None]).astype(np.float32)
-    claim = claim.reshape(rows, len(rank))
-    chosen = sort_labelled(claim, np.arange(len(rank), dtype=np.int32))[:, -spare:]
-    start = np.arange(0, load.size, experts)[:, None]
-    expert, number = expert.take(rank.take(chosen) + start), number.astype(np.int32).take(chosen)
-    count = 1 + np.bincount((expert + start).ravel(), minlength=load.size).reshape(load.shape)
-    load, most = load / count.astype(np.float32), int(count.max())
-    first = np.broadcast_to(np.arange(0, experts * most, most, dtype=np.int32), load.shape)
-    label = np.concatenate((first, expert * most + number), axis=1)
-    load = np.concatenate((load, load.take(expert + start)), axis=1)
+    claim = hottest.take(rank, axis=1) / number.astype(np.float32)
+    chosen = sort_labelled(claim, np.arange(len(rank), dtype=np.int32))[:, len(rank) - spare :]
+    cell = np.arange(0, load.size, experts)[:, None]
+    cell = cell + expert.take(rank.take(chosen) + cell)
+    return 1 + np.bincount(cell.ravel(), minlength=load.size).reshape(load.shape)
+
+
+def replicas(load, count):
+    """Return the loads of all replicas, ascending, and their labels, expert * most + number.
+
+    load, count: [rows, experts], as many replicas in every row, and ``most`` of an expert at most
+    """
+    rows, experts = load.shape
+    several, load = np.flatnonzero(count > 1), load / count.astype(np.float32)
+    more = count.take(several) - 1
+    cell = np.repeat(several, more).reshape(rows, -1)
+    number = np.arange(1, cell.size + 1) - np.repeat(more.cumsum() - more, more)
+    first = np.broadcast_to(np.arange(experts) * count.max(), load.shape)
+    number = cell % experts * count.max() + number.reshape(cell.shape)
+    label = np.concatenate((first, number), axis=1, dtype=np.int32)
+    load = np.concatenate((load, load.take(cell)), axis=1)
     order = sort_labelled(load, np.arange(load.shape[1], dtype=np.int32))
-    return load, label.take(order + np.arange(0, load.size, load.shape[1])[:, None]), count
+    return load, label.take(order + np.arange(0, load.size, load.shape[1])[:, None])
 
 
 class History:
@@ -137,28 +145,49 @@ class History:
 history = History(0, 0)
 
 
-def deal(load, num_packs):
-    """Give every pack one item a round, the lightest pack the heaviest of those that are left.
+def deal(load, group, num_packs, cooler):
+    """Return the cell of the item in every place of equal packs, [capacity, packs, rows].
 
-    load: [rows, items] float32, ascending; returns the items' slots, pack * capacity + round
+    load, group: [rows, items], float32, ascending, and int32
+    cooler: part of the mean by which another way must leave the heaviest pack lighter
     """
-    rounds = load.reshape(len(load), -1, num_packs)
-    rows, capacity, _ = rounds.shape
-    usual = rounds @ np.full(num_packs, 1 / num_packs, dtype=np.float32)
-    # Of one more item than usual, what the lighter ones of the rounds to come do not make good.
-    less = usual - rounds[:, :, 0]
-    over = rounds[:, :, -1] - usual - less.cumsum(axis=1) + less
-    if capacity > 2 and (over.max(axis=1) > 0.02 * usual.sum(axis=1)).any():
-        return deal_from_both_ends(load, num_packs)
-    heaviest = np.ascontiguousarray(rounds[:, ::-1, ::-1].transpose(1, 0, 2))
-    pack = np.arange(num_packs, dtype=np.int32)
+    cell, total = deal_in_rounds(load, group, num_packs)
+    hottest = total.max(axis=1) - cooler * total.mean(axis=1)
+    uneven = np.flatnonzero(hottest > total.mean(axis=1))
+    if len(cell) > 2 and len(uneven):
+        other = deal_from_both_ends(load[uneven], num_packs)
+        better = load[uneven].take(other).sum(axis=0).max(axis=0) < hottest[uneven]
+        other += (uneven - np.arange(len(uneven))) * load.shape[1]
+        cell[:, :, uneven[better]] = other[:, :, better]
+    return cell
+
+
+def deal_in_rounds(load, group, num_packs):
+    """Deal every pack one item a round, the heaviest to the lightest; return cells and loads.
+
+    A round is of one group as far as possible, since loads of a group rise together. Those of
+    widely different loads come first, so that the others can make them good.
+    """
+    rows, items = load.shape
+    bits = (items - 1).bit_length()
+    # Ascending in one group and descending in the next, so that those in a round are alike.
+    down = (1 << bits) - 1
+    item = group << bits | np.arange(items, dtype=np.int32) ^ -(group & 1) & down
+    item.sort(axis=1)
+    item = item & down ^ -(item >> bits & 1) & down
+    item = item.reshape(rows, items // num_packs, num_packs)
+    item.sort(axis=2)
+    item = item + np.arange(0, load.size, items)[:, None, None]
+    heavy, row = load.take(item), np.arange(rows)
+    order = (heavy[:, :, 0] - heavy[:, :, -1]).argsort(axis=1).T
+    pack, place = np.arange(num_packs, dtype=np.int32), row[:, None]
     total = np.zeros((rows, num_packs), dtype=np.float32)
-    slot = np.empty((capacity, rows, num_packs), dtype=np.int32)
-    for turn, item in enumerate(heaviest):
-        slot[turn] = pack * capacity + turn
-        total += item
+    cell = np.empty((len(order), num_packs, rows), dtype=np.int64)
+    for slots, each in zip(cell, item[row, order, ::-1]):
+        slots.ravel()[pack * rows + place] = each
+        total += load.take(each)
         pack = sort_labelled(total, pack)
-    return slot.transpose(1, 0, 2)[:, ::-1, ::-1].astype(np.int64).reshape(load.shape)
+    return cell, total
 
 
 def deal_from_both_ends(load, num_packs):
@@ -173,9 +202,8 @@ def deal_from_both_ends(load, num_packs):
     start = row * items
     sums = np.zeros((rows, items + 1))
     load.cumsum(axis=1, dtype=np.float64, out=sums[:, 1:])
-    block = 1 + ends % (capacity - 1) + ends // (capacity - 1) * capacity
-    slot = np.where(ends < items - num_packs, block, (items - 1 - ends) * capacity)
-    slot = np.tile(slot, (rows, 1))
+    block = (1 + ends % (capacity - 1)) * num_packs + ends // (capacity - 1)
+    place = np.tile(np.where(ends < items - num_packs, block, items - 1 - ends), (rows, 1))
     alone = np.diff(sums[:, : items - num_packs + 1 : capacity - 1], axis=1)
     alone += load[:, : -num_packs - 1 : -1]
     means = (sums[:, -1:] - alone.cumsum(axis=1) + alone) / np.arange(num_packs, 0, -1)
@@ -191,7 +219,7 @@ def deal_from_both_ends(load, num_packs):
         ends = np.where(heavy, (start + last)[:, None], (start + first + packs)[:, None])
         item = ends - rank - 1
         item.ravel()[waits] = start[waits // num_packs]
-        slot.ravel()[item] = pack * capacity + (capacity - 1 - left)
+        place.ravel()[item] = (capacity - 1 - left) * num_packs + pack
         total += load.ravel()[item]
         pack = sort_labelled(total, pack)
         first, last, light = first + light, last - packs + light, 0 * aside
@@ -200,36 +228,34 @@ def deal_from_both_ends(load, num_packs):
             usual = (sums[row, after] - sums[row, first]) / ((left - 1) * packs)
             most = mean - load[row, after] - (left - 1) * (usual + load[row, first]) / 2
             light = np.count_nonzero(total > most[:, None], axis=1) - aside
-    slot[aside > 0, 0] = 1  # Packs that wait seemed to take it.
-    return slot
+    place[aside > 0, 0] = num_packs  # Packs that wait seemed to take it.
+    cell = np.empty(load.size, dtype=np.int64)
+    cell[place * rows + row[:, None]] = np.arange(load.size).reshape(load.shape)
+    return cell.reshape(capacity, num_packs, rows)
 
 
-def spread(held, load):
+def spread(load):
     """Let pairs of packs swap, in place, the items of a round that lower the sum of squares most.
 
-    held: [capacity, packs, rows], the label of the item in each place
-    load: [columns, capacity, packs, rows] float32, its loads; spoilt
+    load: [1 + columns, capacity, packs, rows] float32, a number for every item, and its loads
     """
-    columns, capacity, packs, rows = load.shape
+    packs, rows = load.shape[2:]
     space = np.empty((2, load.size // 2), dtype=np.float32)  # New pages each turn would be slow.
-    for stride in (16, 8, 4, 2, 1):
+    strides = [stride for stride in (16, 8, 4, 2, 1) if 2 * stride <= packs]
+    for stride in strides[: 2 if len(load) == 2 else None]:  # Two do for the forecast alone.
         pairs = packs // (2 * stride)
-        paired = slice(2 * stride * pairs)
-        both = load[:, :, paired].reshape(columns, capacity, pairs, 2, stride, rows)
-        item = held[:, paired].reshape(capacity, pairs, 2, stride, rows)
-        apart, rest = space[:, : both.size // 2].reshape(2, *both[:, :, :, 0].shape)
-        np.subtract(both[:, :, :, 0], both[:, :, :, 1], out=apart)
+        both = load[:, :, : 2 * stride * pairs].reshape(*load.shape[:2], pairs, 2, stride, rows)
+        one, other = both[:, :, :, 0], both[:, :, :, 1]
+        apart, rest = space[:, : one.size].reshape(2, *one.shape)
+        np.subtract(one, other, out=apart)
         # With D between the packs and d between the items, swapping gains 4 d (D - d).
-        np.subtract(apart.sum(axis=1, keepdims=True), apart, out=rest)
-        rest *= apart
+        item, rest = apart[1:], rest[1:]
+        np.subtract(item.sum(axis=1, keepdims=True), item, out=rest)
+        rest *= item
         gain = rest.sum(axis=0)
-        swap = gain >= np.maximum(gain.max(axis=0), 1e-7)
-        change = (item[:, :, 0] - item[:, :, 1]) * swap
-        item[:, :, 0] -= change
-        item[:, :, 1] += change
-        apart *= swap
-        both[:, :, :, 0] -= apart
-        both[:, :, :, 1] += apart
+        apart *= (gain >= np.maximum(gain.max(axis=0), 1e-7)).astype(np.float32)
+        one -= apart
+        other += apart
 
 
 def rebalance_experts(weight, num_replicas, num_groups, num_nodes, num_gpus):
@@ -243,30 +269,26 @@ def rebalance_experts(weight, num_replicas, num_groups, num_nodes, num_gpus):
     if history.shape != (layers, experts):
         history = History(layers, experts)
     columns = history.columns(history.add(weight.to("cpu", torch.float32).numpy()))
-    # Hot in a window unlike those before, or where loads change so fast: it is likely to cool.
-    cools = len(columns) == 1 and history.windows > 1 and num_replicas >= 8 * num_gpus
-    powers = POWERS[cools : cools + 1] if num_replicas > FEW * num_gpus else POWERS
     # A load of zero has no mantissa to carry a label.
-    load = np.tile(np.maximum(columns[0], 1e-30), (len(powers), 1))
-    load, held, logcnt = replicate(load, num_replicas - experts, powers)
+    load = np.maximum(columns[0], 1e-30)
+    logcnt = replicate(load, num_replicas - experts)
     most = int(logcnt.max())
-    slot = torch.from_numpy(deal(load, num_gpus))
-    both = (torch.from_numpy(each) for each in (load, held))
-    load, held = (torch.empty_like(each).scatter_(1, slot, each) for each in both)
-    held = held.numpy().reshape(len(held), num_gpus, -1)
-    if len(powers) > 1:
-        hottest = load.view(len(powers), layers, num_gpus, -1).sum(dim=3).amax(dim=2).numpy()
-        hottest[1:] *= 1 - WORTH * (history.windows > 1)
-        best = hottest.argmin(axis=0) * layers + np.arange(layers)
-        held, logcnt = held[best], logcnt[best]
-    columns = columns / logcnt.astype(np.float32)
-    if len(columns) > 1 or history.windows == 1:
-        # Layers come last, so that neighbours in memory are treated alike.
-        last = np.ascontiguousarray(held.transpose(2, 1, 0))
-        cell = last // most + np.arange(0, layers * experts, experts)
-        spread(last, columns.reshape(len(columns), -1).take(cell, axis=1))
-        held = np.ascontiguousarray(last.transpose(2, 1, 0))
-    label = held.reshape(layers, num_replicas).astype(np.int64)
+    apart = np.square(load.reshape(layers, num_groups, -1).mean(axis=2)).mean() - 1
+    chance = (np.square(load).mean() - 1) * num_groups / experts
+    groups = num_groups if apart > TOGETHER * chance else 1
+    rounds = groups if num_replicas >= ROUNDS * num_gpus else 1
+    cooler = COOLER[2 if rounds > 1 else int(num_replicas > experts)]
+    load, label = replicas(load, logcnt)
+    cell = deal(load, label // np.int32(most * (experts // rounds)), num_gpus, cooler)
+    if groups > 1 and 2 * num_gpus < num_replicas <= SWAPS * num_gpus:
+        rise = np.arange(experts) * groups // experts == np.arange(groups)[:, None, None]
+        columns = np.concatenate((columns, columns[0] * (RISE * rise).astype(np.float32)))
+    held = label.take(cell)
+    cell = held // np.int32(most) + np.arange(0, layers * experts, experts)
+    load = (columns / logcnt.astype(np.float32)).reshape(len(columns), -1).take(cell, axis=1)
+    held = np.concatenate((held[None].astype(np.float32), load))
+    spread(held)
+    label = np.ascontiguousarray(held[0].T).reshape(layers, num_replicas).astype(np.int64)
     log2phy = torch.full((layers, experts * most), -1)
     log2phy.scatter_(1, torch.from_numpy(label), torch.arange(num_replicas).expand(layers, -1))
     return torch.from_numpy(label // most), log2phy.view(layers, -1, most), torch.from_numpy(logcnt)
