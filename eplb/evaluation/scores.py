@@ -47,9 +47,16 @@ class PlacementScores:
     serving: Serving = field(default_factory=default_serving)
 
     @cached_property
+    def slot_loads(self) -> np.ndarray:
+        """[W, layers, slots] tokens per slot in the window that followed."""
+        rules = (self.deployment, self.serving.dispatch)
+        return np.array([slot_loads(*pair, *rules) for pair in zip(self._coming, self.placements)])
+
+    @cached_property
     def gpu_loads(self) -> np.ndarray:
-        """[W, layers, num_gpus] tokens per GPU in the window that followed."""
-        return np.array([self.over_gpus(*pair) for pair in zip(self._coming, self.placements)])
+        """[W, layers, num_gpus] the same per GPU."""
+        by_gpu = (*self.slot_loads.shape[:2], self.deployment.num_gpus, -1)
+        return self.slot_loads.reshape(by_gpu).sum(axis=3)
 
     @metric
     def balancedness_score(self) -> np.ndarray:
@@ -78,9 +85,7 @@ class PlacementScores:
     @metric
     def balancedness_expert(self) -> np.ndarray:
         """[W] over slots, on the window that followed."""
-        pairs = zip(self._coming, self.placements)
-        rules = (self.deployment, self.serving.dispatch)
-        return np.array([balancedness(slot_loads(*pair, *rules)) for pair in pairs])
+        return balancedness(self.slot_loads)
 
     @metric
     def migrated_experts(self) -> np.ndarray:
@@ -118,7 +123,7 @@ class PlacementScores:
         """By phase, what the placements are worth; ``planning``: seconds of a call, or of each."""
         profiles, rule = self.serving.profiles, self.serving.dispatch
         setting = (self._coming, self.placements, self.deployment, rule, planning)
-        return dict(zip(profiles, worth(profiles.values(), *setting)))
+        return dict(zip(profiles, worth(profiles.values(), *setting, self.slot_loads)))
 
 
 def mean(values: np.ndarray) -> float:

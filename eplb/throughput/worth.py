@@ -82,18 +82,21 @@ def worth(
     deployment: Deployment,
     rule: str = "even",
     planning: float | Sequence[float] = 0.0,
+    by_slot: Sequence[np.ndarray] | None = None,
 ) -> list[Worth]:
     """What ``placements``, one for each of ``windows``, are worth under each profile.
 
     windows: [W, layers, experts] tokens per expert in the windows that are served
     rule: of `eplb.throughput.dispatch`
     planning: seconds of the plan before every window, or before each
+    by_slot: [layers, slots] tokens of each window by ``rule``, where they are known already
 
     The first placement is there from the start, so that nothing moves before it.
     """
-    pairs = zip(windows, placements, strict=True)
-    by_slot = [slot_loads(*pair, deployment, rule) for pair in pairs]
-    served = list(zip(windows, placements, by_slot, np.broadcast_to(planning, len(by_slot))))
+    if by_slot is None:
+        by_slot = [slot_loads(*pair, deployment, rule) for pair in zip(windows, placements)]
+    plans = np.broadcast_to(planning, len(by_slot))
+    served = list(zip(windows, placements, by_slot, plans, strict=True))
     return [_over_time(profile, served, deployment, rule) for profile in profiles]
 
 
