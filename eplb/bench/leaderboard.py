@@ -134,7 +134,7 @@ def score(scenario: Scenario, args: argparse.Namespace) -> tuple[dict[str, Found
 
 
 def table(title: str, of: str, rows: Iterable[str], columns: Iterable[str], cell: Cell) -> str:
-    """In Markdown, what ``cell`` says of each row, which is one ``of`` its kind, and column."""
+    """In Markdown, what ``cell`` says of each row and column; ``of``: what the rows are."""
     lines = [[row, *(cell(row, column) for column in columns)] for row in rows]
     return command.markdown([[of, *columns], *lines], title)
 
