@@ -1,173 +1,65 @@
-"""Every expert group on one node: the hierarchical policy in under a millisecond, with a forecast.
+"""Every expert group on one node: DeepSeek's hierarchical policy in a millisecond, on a forecast.
 
-The policy is DeepSeek's: pack groups to nodes, give hot experts extra replicas within their node,
-pack the replicas to the node's GPUs. One row of every array is one node of one layer. All three
-stages sort numbers whose lowest bits say what they stand for, so that no gather follows. Loads are
-forecast as in `programs/balanced.py`. Where nodes do not divide the groups it places freely.
+Groups are packed to nodes, hot experts get further replicas within their node, and replicas are
+packed to the node's GPUs. Loads of a group rise and fall together, so each round of dealing is of
+one group, and its replicas come to lie apart. Loads are forecast as in `programs/balanced.py`. One
+row of every array is one node of one layer; where nodes do not divide the groups all is one node.
 
 Source: https://github.com/deepseek-ai/EPLB (hierarchical). Lineage: docs/lineage.md. Not covered:
-which experts run hot together.
+which experts of different groups run hot together.
 """
-
-from functools import lru_cache
 
 import numpy as np
 import torch
 
 # EVOLVE-BLOCK-START
-# How much less a window counts in the forecast than the one after it, the choice for two windows,
-# the usual one, and how much worse than others that must do, a step away, to be given up.
+# How much less a window counts in the forecast than the one after it, and how much smaller errors
+# must be than those of the third, the usual choice; windows remembered.
 DECAYS = np.array([0.0, 0.3, 0.5, 0.7, 0.85, 0.95])
-CAREFUL, USUAL, DOUBT = 1, 2, 0.03
-# Windows remembered, and the power of their number with which claims to replicas fall: the hottest
-# experts are likely to cool.
-MEMORY, POWER = 48, 1.2
+DOUBTS = np.array([0.06, 0.03, 0.0, 0.03, 0.06, 0.09])
+MEMORY = 48
 
 
-def put_labels(value, label, bits):
-    """Replace the lowest ``bits`` bits of positive float64 values by integer labels, in place."""
-    number = value.view(np.int64)
+def sort_labelled(value, label):
+    """Sort each row of positive float32 values in place; return their labels in that order.
+
+    label: int32 below the number of columns, has a value's lowest bits meanwhile, which are lost.
+    """
+    bits = (value.shape[1] - 1).bit_length()
+    number = value.view(np.int32)
     number &= -(1 << bits)
     number |= label
+    number.sort(axis=1)
+    label = number & ((1 << bits) - 1)
+    number -= label
+    return label
 
 
-def labels(value, bits):
-    return value.view(np.int64) & ((1 << bits) - 1)
+def replicate(load, spare):
+    """Give spare replicas to the largest claims load / replicas of ``load`` [rows, experts].
 
-
-@lru_cache(maxsize=8)
-def claims(experts, spare):
-    """List the claims load / replicas**POWER to spare replicas that can succeed, [candidates] each.
-
-    Returns the claiming expert's position among the hottest min(experts, spare), ascending, the
-    factor that turns its load into the claim, and a label: position << bits | replica number.
-    """
-    hot = min(experts, spare)
-    # The expert of rank r can win spare / r at most.
-    chances = spare // np.arange(1, hot + 1)
-    position = np.repeat(np.arange(hot)[::-1], chances)
-    number = 1 + np.arange(len(position)) - np.repeat(chances.cumsum() - chances, chances)
-    return position, number**-POWER, position << spare.bit_length() | number
-
-
-def replicate(load, spare, label_bits):
-    """Give the spare replicas to the experts with the strongest claims, all at once.
-
-    load: [rows, experts], ascending, with labels of ``label_bits`` bits whose replica number is
-    zero; changed in place to the load of one replica
-
-    Returns the loads of the spare replicas [rows, spare], labelled with the number of the replica
-    as well, and the replicas [rows, hot] of the last ``hot`` experts; all others have one.
+    Returns the loads of all replicas, ascending, and their labels, expert * most + number, [rows,
+    slots] each, and the replicas of each expert [rows, experts], ``most`` at most.
     """
     rows, experts = load.shape
-    hot, number_bits = min(experts, spare), spare.bit_length()
-    position, factor, candidate = claims(experts, spare)
-    bits = number_bits + (hot - 1).bit_length()
-    hottest = load[:, -hot:]
-    claim = hottest.take(position, axis=1)
-    claim *= factor
-    put_labels(claim, candidate, bits)
-    claim.partition(len(position) - spare, axis=1)
-    chosen = labels(claim[:, -spare:], bits)
-    cell = chosen >> number_bits
-    cell += np.arange(0, rows * hot, hot)[:, None]
-    count = 1 + np.bincount(cell.ravel(), minlength=rows * hot).reshape(rows, hot)
-    label = labels(hottest, label_bits)
-    hottest /= count
-    put_labels(hottest, label, label_bits)
-    extra = hottest.ravel().take(cell)
-    extra.view(np.int64)[...] |= chosen & ((1 << number_bits) - 1)
-    return extra, count
-
-
-def deal(load, num_packs):
-    """Give every pack one item a round, the lightest pack the heaviest of those that are left.
-
-    load: [rows, items] float64, ascending; returns the items' places, pack by pack
-
-    A pack is one integer: minus its load in fixed point, then the place that its next item takes,
-    from the last to the first. An item is minus its load, then -1: adding it is all the upkeep.
-    """
-    rows, items = load.shape
-    capacity = items // num_packs
-    rounds = load.reshape(rows, capacity, num_packs)
-    usual = rounds.mean(axis=2)
-    # Of one more item than usual, what the lighter ones of the rounds to come do not make good.
-    less = usual - rounds[:, :, 0]
-    over = rounds[:, :, -1] - usual - less.cumsum(axis=1) + less
-    if capacity > 2 and (over.max(axis=1) > 0.05 * usual.sum(axis=1)).any():
-        return deal_from_both_ends(load, num_packs)
-    mask = (1 << (items - 1).bit_length()) - 1
-    item = (load * (-(2.0**61) / (capacity * load[:, -1].max()))).astype(np.int64)
-    item |= mask
-    place = np.empty((rows, items), dtype=np.int64)
-    pack = np.tile(np.arange(capacity - 1, items, capacity), (rows, 1))
-    for left in range(capacity, 0, -1):
-        # The two rounds before the last in one order overshoot by what the last can close.
-        if left != 2 or capacity < 4:
-            pack.sort(axis=1)
-        this_round = slice((left - 1) * num_packs, left * num_packs)
-        np.bitwise_and(pack, mask, out=place[:, this_round])
-        pack += item[:, this_round]
-    return place
-
-
-def set_aside(load, sums, num_packs):
-    """Find the packs of each row that are too heavy even with the lightest items.
-
-    Pack k holds the k-th heaviest item and the k-th block of the lightest. Returns how many packs
-    are too heavy and the mean load of the others, [rows] each, and all places.
-    """
-    rows, items = load.shape
-    light = items // num_packs - 1
-    loads = np.diff(sums[:, : light * num_packs + 1 : light], axis=1)
-    loads += load[:, : -num_packs - 1 : -1]
-    rest = (sums[:, -1:] - loads.cumsum(axis=1) + loads) / np.arange(num_packs, 0, -1)
-    heavy = loads > rest
-    heavy[:, -1] = False
-    aside = heavy.argmin(axis=1)
-    item = np.arange(items)
-    block = item // light * (light + 1) + 1 + item % light
-    place = np.where(item < items - num_packs, block, (items - 1 - item) * (light + 1))
-    return aside, rest[np.arange(rows), aside], np.tile(place, (rows, 1))
-
-
-def deal_from_both_ends(load, num_packs):
-    """Deal as `deal`, but packs that a heavy item would take too far take a light one instead.
-
-    Too far is above the mean even if items between the usual and the lightest followed. Packs that
-    are too heavy in any case are set aside with the lightest items.
-    """
-    rows, items = load.shape
-    capacity, bits = items // num_packs, (num_packs - 1).bit_length()
-    row, rank = np.arange(rows), np.arange(num_packs)
-    start = row * items
-    sums = np.concatenate((np.zeros((rows, 1)), load.cumsum(axis=1)), axis=1)
-    aside, mean, place = set_aside(load, sums, num_packs)
-    packs = num_packs - aside
-    waits = np.flatnonzero(rank >= packs[:, None])
-    pack = (rank + aside[:, None]) % num_packs
-    total = np.where(rank < packs[:, None], 0.0, 1e300)
-    # Items first to last - 1 of a row are left; so many packs take light ones in this round.
-    first, last, light = aside * (capacity - 1), items - aside, 0 * aside
-    for left in range(capacity - 1, -1, -1):
-        heavy = rank < (packs - light)[:, None]
-        ends = np.where(heavy, (start + last)[:, None], (start + first + packs)[:, None])
-        item = ends - rank - 1
-        item.ravel()[waits] = start[waits // num_packs]
-        place.ravel()[item] = pack * capacity + capacity - 1 - left
-        total += load.ravel()[item]
-        put_labels(total, pack, bits)
-        total.sort(axis=1)
-        pack = labels(total, bits)
-        first, last, light = first + light, last - packs + light, 0 * aside
-        if left > 1:
-            after = last - packs
-            usual = (sums[row, after] - sums[row, first]) / ((left - 1) * packs)
-            most = mean - load[row, after] - (left - 1) * (usual + load[row, first]) / 2
-            light = np.count_nonzero(total > most[:, None], axis=1) - aside
-    place[aside > 0, 0] = 1  # Packs that wait seemed to take it.
-    return place
+    hot = min(experts, spare)
+    # Of the claims the expert of rank r can win spare / r: ascending rank and descending divisor
+    # of each, so that of claims too close to tell apart an expert wins the earlier one.
+    chances = spare // np.arange(1, hot + 1)
+    rank = np.repeat(np.arange(experts - 1, experts - 1 - hot, -1), chances)
+    number = (np.repeat(chances.cumsum(), chances) - np.arange(len(rank))).astype(np.int32)
+    hottest, start = load.copy(), np.arange(0, load.size, experts)[:, None]
+    expert = sort_labelled(hottest, np.arange(experts, dtype=np.int32))
+    claim = hottest.take(rank, axis=1) / number.astype(np.float32)
+    chosen = sort_labelled(claim, np.arange(len(rank), dtype=np.int32))[:, len(rank) - spare :]
+    expert, number = expert.take(rank.take(chosen) + start), number.take(chosen)
+    count = 1 + np.bincount((expert + start).ravel(), minlength=load.size).reshape(load.shape)
+    load, most = load / count.astype(np.float32), int(count.max())
+    first = np.broadcast_to(np.arange(0, experts * most, most, dtype=np.int32), load.shape)
+    label = np.concatenate((first, expert * most + number), axis=1)
+    load = np.concatenate((load, load.take(expert + start)), axis=1)
+    order = sort_labelled(load, np.arange(load.shape[1], dtype=np.int32))
+    return load, label.take(order + np.arange(0, load.size, load.shape[1])[:, None]), count
 
 
 class History:
@@ -181,13 +73,14 @@ class History:
 
     def __init__(self, layers, experts):
         self.shape = (layers, experts)
-        self.loads = np.zeros((MEMORY, layers * experts), dtype=np.float32)
+        # Written, not just reserved: or later calls would wait for the pages.
+        self.loads = np.full((MEMORY, layers * experts), 0, dtype=np.float32)
         self.product = np.zeros((MEMORY, MEMORY))
         self.windows, self.steps, self.forecasts = 0, [], None
         self.errors = np.zeros(len(DECAYS))
 
     def add(self, load):
-        """Remember a window [layers, experts]; return the weight of each row in the forecast."""
+        """Remember a window and return the forecast, [layers, experts] each."""
         row = self.windows % MEMORY
         new, product = self.loads[row], self.product
         scale = self.shape[1] / np.maximum(load.sum(axis=1, keepdims=True), 1e-30)
@@ -217,42 +110,119 @@ class History:
         age = (row - np.arange(MEMORY)) % MEMORY
         weight = (alike & (age < self.windows)) * DECAYS[:, None] ** age
         self.forecasts = weight / weight.sum(axis=1, keepdims=True)
-        far = np.abs(np.arange(len(DECAYS)) - (USUAL if self.windows > 2 else CAREFUL))
-        return self.forecasts[(self.errors + DOUBT * far).argmin()]
+        mix = self.forecasts[(self.errors + DOUBTS).argmin(), : len(known)]
+        mix = torch.from_numpy(mix.astype(np.float32))
+        return torch.mv(torch.from_numpy(known).T, mix).numpy().reshape(self.shape)
 
 
 history = History(0, 0)
 
 
-def groups_by_node(load, num_nodes):
-    """Pack whole groups to nodes, by their ``load`` [layers, groups], which is spoilt.
+def deal(load, group, num_packs, whole):
+    """Give every pack one item a round, the lightest pack the heaviest; a round is of one group.
 
-    Returns [layers * groups], ``layer * groups + group`` of each group, node after node.
+    load, group: [rows, items], ascending by load; ``whole``: items may be far heavier than others
+    Returns the items' slots, pack * capacity + round.
+    """
+    rows, items = load.shape
+    capacity, row, bits = items // num_packs, np.arange(rows)[:, None], items.bit_length()
+    # Two slots a pack are for a heavy and a light item, whatever their groups.
+    group = group << bits if capacity > 2 else 0 * group
+    item = group | np.arange(items - 1, -1, -1, dtype=np.int32)
+    item.sort(axis=1)
+    item = items - 1 - (item & (1 << bits) - 1).reshape(rows, capacity, num_packs)
+    item.sort(axis=2)
+    item = item + row[:, :, None] * items
+    # Rounds of widely different loads come first, so that the others can make them good.
+    rounds = load.take(item)
+    order = (rounds[:, :, 0] - rounds[:, :, -1]).argsort(axis=1)
+    pack = np.arange(num_packs, dtype=np.int32)
+    total = np.zeros((rows, num_packs), dtype=np.float32)
+    slot = np.empty(load.shape, dtype=np.int64)
+    for turn, chosen in enumerate(item[row, order].transpose(1, 0, 2)[:, :, ::-1]):
+        slot.ravel()[chosen] = pack * capacity + turn
+        total += load.take(chosen)
+        pack = sort_labelled(total, pack)
+    if whole and capacity > 2:
+        rounds = rounds[row, order]
+        usual = rounds.mean(axis=2)
+        # Of one more item than usual, what the lighter ones of the rounds to come do not make good.
+        less = usual - rounds[:, :, 0]
+        over = rounds[:, :, -1] - usual - less[:, ::-1].cumsum(axis=1)[:, ::-1] + less
+        far = np.flatnonzero(over.max(axis=1) > 0.05 * usual.sum(axis=1))
+        if len(far):
+            slot[far] = deal_from_both_ends(load[far], num_packs)
+    return slot
+
+
+def deal_from_both_ends(load, num_packs):
+    """Deal as `deal`, but packs that a heavy item would take too far take a light one instead.
+
+    Too far is above the mean even if items between the usual and the lightest followed. Packs that
+    are too heavy in any case are set aside: the k-th heaviest item, the k-th block of the lightest.
+    """
+    rows, items = load.shape
+    capacity = items // num_packs
+    row, rank, ends = np.arange(rows), np.arange(num_packs), np.arange(items)
+    start = row * items
+    sums = np.zeros((rows, items + 1))
+    load.cumsum(axis=1, dtype=np.float64, out=sums[:, 1:])
+    block = 1 + ends % (capacity - 1) + ends // (capacity - 1) * capacity
+    slot = np.where(ends < items - num_packs, block, (items - 1 - ends) * capacity)
+    slot = np.tile(slot, (rows, 1))
+    alone = np.diff(sums[:, : items - num_packs + 1 : capacity - 1], axis=1)
+    alone += load[:, : -num_packs - 1 : -1]
+    means = (sums[:, -1:] - alone.cumsum(axis=1) + alone) / np.arange(num_packs, 0, -1)
+    aside = (alone > means)[:, :-1].cumprod(axis=1).sum(axis=1)
+    mean, packs = means[row, aside], num_packs - aside
+    waits = np.flatnonzero(rank >= packs[:, None])
+    pack = (rank + aside[:, None]) % num_packs
+    total = np.where(rank < packs[:, None], np.float32(0), np.float32(1e30))
+    # Items first to last - 1 of a row are left; so many packs take light ones in this round.
+    first, last, light = aside * (capacity - 1), items - aside, 0 * aside
+    for left in range(capacity - 1, -1, -1):
+        heavy = rank < (packs - light)[:, None]
+        ends = np.where(heavy, (start + last)[:, None], (start + first + packs)[:, None])
+        item = ends - rank - 1
+        item.ravel()[waits] = start[waits // num_packs]
+        slot.ravel()[item] = pack * capacity + (capacity - 1 - left)
+        total += load.ravel()[item]
+        pack = sort_labelled(total, pack)
+        first, last, light = first + light, last - packs + light, 0 * aside
+        if left > 1:
+            after = last - packs
+            usual = (sums[row, after] - sums[row, first]) / ((left - 1) * packs)
+            most = mean - load[row, after] - (left - 1) * (usual + load[row, first]) / 2
+            light = np.count_nonzero(total > most[:, None], axis=1) - aside
+    slot[aside > 0, 0] = 1  # Packs that wait seemed to take it.
+    return slot
+
+
+def groups_by_node(load, num_nodes):
+    """Pack whole groups to nodes, by their ``load`` [layers, groups].
+
+    Returns layer * groups + group of each, node after node, [layers * groups].
     """
     layers, groups = load.shape
-    bits = (groups - 1).bit_length()
-    put_labels(load, np.arange(groups), bits)
-    load.sort(axis=1)
-    first = np.arange(0, layers * groups, groups)[:, None]
-    order = np.empty(layers * groups, dtype=np.int64)
-    order[deal(load, num_nodes) + first] = labels(load, bits) + first
-    return order
-
-
-def reverse_maps(label, slot, bits, experts, most):
-    """Return ``phy2log`` and ``log2phy`` as `rebalance_experts` does.
-
-    label, slot: [layers, num_replicas], expert << bits | number of each replica, and its slot
-    """
-    slot, expert = torch.from_numpy(slot), label >> bits
-    phy2log = torch.empty(slot.shape, dtype=torch.int64)
-    phy2log.scatter_(1, slot, torch.from_numpy(expert))
-    # expert << bits | number becomes expert * most + number.
-    expert *= (1 << bits) - most
-    label -= expert
-    log2phy = torch.full((len(slot), experts * most), -1)
-    log2phy.scatter_(1, torch.from_numpy(label), slot)
-    return phy2log, log2phy.view(len(slot), experts, most)
+    size, row = groups // num_nodes, np.arange(layers)
+    item = load.argsort(axis=1).reshape(layers, size, num_nodes)
+    # Heavy and light ones meet, and two a node can be no better.
+    item[:, 1::2] = item[:, 1::2, ::-1]
+    item = item.transpose(0, 2, 1).reshape(layers, groups) + row[:, None] * groups
+    if num_nodes == 1 or size <= 2:
+        return item.ravel()
+    one, other = np.triu_indices(groups, 1)
+    for _ in range(2):
+        # The swap that most lowers the sum of squares.
+        share = load.take(item)
+        total = share.reshape(layers, num_nodes, size).sum(axis=2)
+        apart = share[:, one] - share[:, other]
+        gain = apart * (total[:, one // size] - total[:, other // size] - apart)
+        best = gain.argmax(axis=1)
+        better = np.flatnonzero(gain[row, best] > 0)
+        pair = np.stack((one, other))[:, best[better]]
+        item[better, pair] = item[better, pair[::-1]]
+    return item.ravel()
 
 
 def rebalance_experts(weight, num_replicas, num_groups, num_nodes, num_gpus):
@@ -264,34 +234,31 @@ def rebalance_experts(weight, num_replicas, num_groups, num_nodes, num_gpus):
     global history
     layers, experts = weight.shape
     if num_groups % num_nodes:
-        num_groups, num_nodes = 1, 1
+        num_nodes = 1
     if history.shape != (layers, experts):
         history = History(layers, experts)
-    mix = history.add(weight.to("cpu", torch.float32).numpy())[: history.windows]
-    known = torch.from_numpy(history.loads[: history.windows])
-    load = torch.mv(known.T, torch.from_numpy(mix.astype(np.float32))).numpy()
     # A load of zero has no mantissa to carry a label.
-    load = np.maximum(load, 1e-30, dtype=np.float64).reshape(layers, experts)
-    groups = groups_by_node(load.reshape(layers, num_groups, -1).sum(axis=2), num_nodes)
+    load = np.maximum(history.add(weight.to("cpu", torch.float32).numpy()), 1e-30)
+    size, local, spare = experts // num_groups, experts // num_nodes, num_replicas - experts
+    group = groups_by_node(load.reshape(layers, num_groups, size).sum(axis=2), num_nodes)
+    # The expert at each place, node after node, counted through all layers.
+    expert = (group[:, None] * size + np.arange(size)).ravel()
 
-    spare = (num_replicas - experts) // num_nodes
-    number_bits = spare.bit_length()
-    bits = number_bits + (experts - 1).bit_length()
-    put_labels(load, np.arange(experts) << number_bits, bits)
-    load = load.reshape(layers * num_groups, -1)[groups].reshape(layers * num_nodes, -1)
-    load.sort(axis=1)
-    most, logcnt = 1, torch.ones(layers, experts, dtype=torch.int64)
-    if spare:
-        extra, count = replicate(load, spare, bits)
-        hottest = (labels(load[:, -count.shape[1] :], bits) >> number_bits).reshape(layers, -1)
-        logcnt.scatter_(1, torch.from_numpy(hottest), torch.from_numpy(count).view(layers, -1))
-        most = int(count.max())
-        load = np.concatenate((load, extra), axis=1)
-        load.sort(axis=1)
-    slot = deal(load, num_gpus // num_nodes).reshape(layers, num_nodes, -1)
-    slot += np.arange(0, num_replicas, num_replicas // num_nodes)[:, None]
-    label, slot = (each.reshape(layers, -1) for each in (labels(load, bits), slot))
-    return *reverse_maps(label, slot, number_bits, experts, most), logcnt
+    load, held, count = replicate(load.take(expert).reshape(-1, local), spare // num_nodes)
+    most, start = int(count.max()), np.arange(0, layers * experts, local)[:, None]
+    slot = deal(load, held // (most * size), num_gpus // num_nodes, spare == 0)
+    node = np.arange(0, num_replicas, num_replicas // num_nodes)[:, None]
+    slot = (slot.reshape(layers, num_nodes, -1) + node).reshape(slot.shape)
+    place = held // most
+    chosen, number = expert.take(place + start), held - place * most
+    phy2log = np.empty((layers, num_replicas), dtype=np.int64)
+    log2phy = np.full((layers, experts, most), -1)
+    logcnt = np.empty((layers, experts), dtype=np.int64)
+    before = np.arange(layers).repeat(num_nodes)[:, None]
+    phy2log.ravel()[slot + before * num_replicas] = chosen - before * experts
+    log2phy.ravel()[chosen * most + number] = slot
+    logcnt.ravel()[expert] = count.ravel()
+    return torch.from_numpy(phy2log), torch.from_numpy(log2phy), torch.from_numpy(logcnt)
 
 
 # EVOLVE-BLOCK-END
