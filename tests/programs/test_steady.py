@@ -15,7 +15,7 @@ from tests.programs.judging import V3, answer, drifting, fresh, next_window
 
 
 @pytest.mark.parametrize("noise", [0.05, 0.3])
-@pytest.mark.parametrize(("deployment", "most"), [(V3, 0.25), (Deployment(288, 8, 18, 144), 0.5)])
+@pytest.mark.parametrize(("deployment", "most"), [(V3, 0.3), (Deployment(288, 8, 18, 144), 0.55)])
 def test_steady_moves_few_slots(noise, deployment, most):
     """In any window, that of a regime change included; more where the hottest GPU holds but two."""
     windows = drifting(10, seed=9, noise=noise, change=6)
@@ -31,6 +31,28 @@ def test_steady_costs_little_balancedness(noise, deployment):
     windows = drifting(10, seed=9, noise=noise, change=6, layers=32)
     lost = next_window("balanced", windows, deployment) - next_window("steady", windows, deployment)
     assert lost.mean() <= 0.01
+
+
+@pytest.mark.parametrize("deployment", [V3, Deployment(320, 8, 8, 64)], ids=str)
+def test_steady_parts_experts_whose_loads_rise_together(deployment):
+    """Half of what experts of a group differ by from window to window they have in common."""
+    rng = np.random.default_rng(14)
+    windows = drifting(12, seed=14, noise=0.3)
+    rise = rng.normal(scale=0.4, size=(*windows.shape[:2], deployment.num_groups))
+    windows = np.rint(windows * np.exp(np.repeat(rise, 256 // 8, axis=2))).astype(np.int64)
+    known, unknown = (
+        next_window("steady", windows, replace(deployment, num_groups=groups)) for groups in (8, 1)
+    )
+    assert known.mean() >= unknown.mean() + 0.01
+
+
+@pytest.mark.parametrize("spare", [4, 8])
+def test_steady_puts_replicas_of_an_expert_on_different_gpus(spare):
+    deployment = Deployment(256 + 32 * spare, 1, 4, 32)
+    run_eplb = fresh("steady")
+    for window in drifting(8, seed=15, noise=0.3):
+        holders = answer(run_eplb, window, deployment).holders(32)
+    assert holders.sum() >= 0.98 * holders.shape[0] * deployment.num_replicas
 
 
 @pytest.mark.parametrize("experts", [128, 256, 384])
