@@ -249,16 +249,16 @@ def rebalance_experts(weight, num_replicas, num_groups, num_nodes, num_gpus):
     slot = deal(load, held // (most * size), num_gpus // num_nodes, spare == 0)
     node = np.arange(0, num_replicas, num_replicas // num_nodes)[:, None]
     slot = (slot.reshape(layers, num_nodes, -1) + node).reshape(slot.shape)
-    place = held // most
+    place, before = held // most, np.arange(layers).repeat(num_nodes)[:, None]
     chosen, number = expert.take(place + start), held - place * most
-    phy2log = np.empty((layers, num_replicas), dtype=np.int64)
-    log2phy = np.full((layers, experts, most), -1)
-    logcnt = np.empty((layers, experts), dtype=np.int64)
-    before = np.arange(layers).repeat(num_nodes)[:, None]
-    phy2log.ravel()[slot + before * num_replicas] = chosen - before * experts
-    log2phy.ravel()[chosen * most + number] = slot
-    logcnt.ravel()[expert] = count.ravel()
-    return torch.from_numpy(phy2log), torch.from_numpy(log2phy), torch.from_numpy(logcnt)
+    at = slot + before * num_replicas, chosen * most + number, chosen - before * experts, slot
+    cell, label, chosen, slot = (torch.from_numpy(each.ravel()) for each in at)
+    phy2log = torch.empty_like(cell).scatter_(0, cell, chosen)
+    log2phy = torch.full((layers * experts * most,), -1).scatter_(0, label, slot)
+    logcnt = np.empty(layers * experts, dtype=np.int64)
+    logcnt[expert] = count.ravel()
+    logcnt = torch.from_numpy(logcnt).view(layers, experts)
+    return phy2log.view(layers, -1), log2phy.view(layers, experts, most), logcnt
 
 
 # EVOLVE-BLOCK-END
