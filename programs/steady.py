@@ -1,9 +1,9 @@
 """Nearly the best balancedness with few migrations: repairs the placement instead of redoing it.
 
 Slots keep their experts, save where clearly hotter experts need replicas that colder ones can
-spare; where GPUs hold few slots and few are spare, so that light experts are placed anew; and where
-hot GPUs swap replicas with cool ones, since the sum of squared GPU loads falls enough: of the
-forecast, of each expert group's part of it, since a group runs hot together, and of its main
+spare; where GPUs hold few slots and few are spare, so that light experts are placed anew;
+and where hot GPUs swap replicas with cool ones because the sum of squared GPU loads falls enough:
+of the forecast, of each expert group's part of it, as groups run hot together, and of the main
 deviations. Forecast and deviations are those of `programs/balanced.py`.
 
 Sources: replication of DeepSeek's EPLB; longest processing time first; pairwise interchange in load
@@ -15,17 +15,17 @@ import torch
 
 # EVOLVE-BLOCK-START
 # How much hotter a new replica must be than the one it replaces; halvings to find the coldest.
-CLEARLY, HALVINGS = 1.1, 12
-# Slots of a GPU that are few. With less than one of them spare, all but the heaviest are placed
-# anew; what it is worth that they stay, and that an expert's replicas part, in mean GPU loads.
-FEW, STAY, PARTED = 6, 0.15, 15
+CLEARLY, HALVINGS = 1.05, 8
+# Where GPUs hold so few slots, less than one of them spare, all but the heaviest are placed anew;
+# what it is worth in mean GPU loads that they stay, and how much more that an expert's are parted.
+FEW, STAY, PARTED = 6, 0.1, 100
 # Weight of the load of one expert group against that of all, as a column of the squares summed.
 APART = np.float32(0.32)
 # Rounds of swaps, and the least gain of one, half the fall of squared load over the mean's square:
 # usually, and in the first window, where nothing moves yet.
-ROUNDS, WORTHWHILE = (8, 30), (2e-4, 1e-5)
-# One GPU in so many is hot, but no more than MANY; slots that one is compared with, or few.
-SHARE, MANY, REACH = 8, 9, (18, 36)
+ROUNDS, WORTHWHILE = (5, 30), (2e-4, 1e-5)
+# One GPU in so many is hot, and the slots that one is compared with.
+SHARE, REACH = 8, 18
 # How much less a window counts in the forecast than the one after it, and how much smaller errors
 # must be than those of the third, the usual choice; windows remembered.
 DECAYS = np.array([0.0, 0.3, 0.5, 0.7, 0.85, 0.95])
@@ -99,12 +99,12 @@ class Placement:
     held: [slots of a GPU, layers * gpus], the expert in each slot; leading axes sum up fast
     count: [layers * experts], replicas
     group: [layers * experts], the expert group within its layer
-    by_expert, start, most: slots by expert, where an expert's begin, and how many one has
+    by_expert, start: slots by expert, and where each expert's begin
     """
 
     def __init__(self, shape):
         """Nothing is placed yet. shape: layers, experts, slots of a layer, GPUs and groups."""
-        self.shape, self.turn, self.most = shape, 0, 0
+        self.shape, self.turn = shape, 0
         self.layers, self.experts, self.slots, self.gpus, self.groups = shape
         self.group = np.tile(np.arange(self.experts) * self.groups // self.experts, self.layers)
         self.count = np.ones(self.layers * self.experts, dtype=np.int64)
@@ -137,17 +137,18 @@ class Placement:
         """Replicate anew; place what is missing or would lie better elsewhere, for ``load``."""
         old, size = self.count, len(self.held)
         self.replicate(load)
-        weight = (load / self.count).take(self.held)
+        weight = np.float32(load / self.count).take(self.held)
         # Experts give up replicas on GPUs that hold another, then those on the hottest.
-        loser, number = np.flatnonzero(self.count < old), np.arange(self.most)
+        loser = np.flatnonzero(self.count < old)
+        number = np.arange(old[loser].max(initial=0))
         slot = self.by_expert.take(self.start[loser, None] + number, mode="clip")
         gpu = slot // size + loser[:, None] // self.experts * self.gpus
-        heat = np.where(number < old[loser, None], weight.sum(axis=0)[gpu], -np.inf)
+        heat = np.where(number < old[loser, None], weight.sum(axis=0)[gpu], np.float32(-np.inf))
         heat[:, 1:] += (gpu[:, 1:] == gpu[:, :-1]) * self.experts
         surplus = number < (old - self.count)[loser, None]
         order = (-heat).argsort(axis=1)
         slot, gpu = (np.take_along_axis(each, order, axis=1)[surplus] for each in (slot, gpu))
-        free = np.full(self.held.shape, not self.most)
+        free = np.full(self.held.shape, not self.start.size)
         free[slot % size, gpu] = True
         if size <= FEW and self.slots - self.experts < self.gpus:
             free |= np.arange(size)[:, None] != weight.argmax(axis=0)
@@ -165,34 +166,35 @@ class Placement:
         near = np.zeros((len(load), gpus), dtype=np.int8)
         near[self.held[free], free.nonzero()[1] % gpus] = -1
         kept, gpu = self.held[~free], (~free).nonzero()[1]
-        near[kept, gpu % gpus] = PARTED / STAY
-        # What an expert of each group meets on each GPU: all load, and its group's once more.
-        part = self.group[kept] * columns + gpu
-        cost = np.bincount(part, replica[kept], self.groups * columns).reshape(-1, columns)
-        cost = (cost * APART**2 + cost.sum(axis=0)).astype(np.float32)
+        near[kept, gpu % gpus] = PARTED
+        # Load on each GPU, and apart from it that of each group.
+        total = np.bincount(gpu, replica[kept], columns).astype(np.float32)
+        part = np.bincount(self.group[kept] * columns + gpu, replica[kept], self.groups * columns)
+        part = (part * APART**2).astype(np.float32).reshape(-1, gpus)
         room = free.sum(axis=0)
-        cost[:, room == 0] = np.inf
+        total[room == 0] = np.inf
         slot, begin = np.flatnonzero(free.T), (room.cumsum() - room).reshape(layers, gpus)
-        by_group, room = cost.reshape(-1, gpus), room.reshape(layers, gpus).astype(np.float32)
+        total, room = total.reshape(layers, gpus), np.float32(room).reshape(layers, gpus)
         lack = self.count - np.bincount(kept, minlength=len(load))
         expert = np.repeat(np.arange(len(load)), lack)
-        expert = expert[np.lexsort((-replica[expert], expert // self.experts))]
-        number = room.sum(axis=1).astype(int)
-        first, rest = number.cumsum() - number, (replica * lack).reshape(layers, -1).sum(axis=1)
+        # By layer, then the heaviest first.
+        expert = expert[(expert // self.experts - replica[expert] / 2 / replica.max()).argsort()]
+        rest = (replica * lack).reshape(layers, -1).sum(axis=1)
+        number = np.bincount(expert // self.experts, minlength=layers)
+        first = number.cumsum() - number
         for turn in range(number.max()):
             row = np.flatnonzero(number > turn)
             given = expert[first[row] + turn]
             group, heavy = self.group[given] * layers + row, replica[given]
             mean = (rest[row] / (number[row] - turn)).astype(np.float32)[:, None]
-            price = room[row] * mean + by_group.take(group, axis=0) + near.take(given, axis=0)
+            price = room[row] * mean + total[row] + part[group] + near[given]
             gpu = price.argmin(axis=1)
-            room[row, gpu] -= 1
-            left = room[row, gpu]
+            left = room[row, gpu] = room[row, gpu] - 1
             where = slot[begin[row, gpu] + left.astype(int)]
             self.held[where % size, where // size] = given
-            cost[:, row * gpus + gpu] += np.where(left > 0, heavy, np.float32(np.inf))
-            by_group[group, gpu] += heavy * APART**2
-            near[given, gpu] = PARTED / STAY
+            total[row, gpu] += np.where(left > 0, heavy, np.inf)
+            part[group, gpu] += heavy * APART**2
+            near[given, gpu] = PARTED
             rest[row] -= heavy
 
     def swap(self, columns):
@@ -203,8 +205,7 @@ class Placement:
         items = columns.take(self.held, axis=1)
         total = items.sum(axis=1)
         items, held = items.reshape(len(columns), -1), self.held.reshape(-1)
-        layer = np.arange(self.layers)
-        first = self.turn == 0
+        layer, first = np.arange(self.layers), self.turn == 0
         for _ in range(ROUNDS[first]):
             here, there = self.worthwhile_swaps(items, total, layer, WORTHWHILE[first])
             give, take = items.take(here, axis=1), items.take(there, axis=1)
@@ -214,8 +215,6 @@ class Placement:
             total[:, there % total.shape[1]] += give
             held[here], held[there] = held[there], held[here]
             layer = np.unique(here % total.shape[1] // self.gpus)
-            if len(layer) <= self.layers // 8:
-                return
 
     def worthwhile_swaps(self, items, total, layer, least):
         """Find the best swap of each of the hottest GPUs with one of several cool ones.
@@ -223,20 +222,21 @@ class Placement:
         items: [columns, slots]; total: [columns, layers * gpus]. The k-th of the ``many`` hottest
         GPUs of each ``layer`` chooses among every many-th of the others. Returns slots.
         """
-        size, many = len(self.held), max(1, min(MANY, self.gpus // SHARE))
+        size, many = len(self.held), max(1, self.gpus // SHARE)
         blocks = max(1, self.gpus // many - 1)
-        partners = max(1, min(blocks, REACH[size <= FEW] // size))
+        partners = max(1, min(blocks, REACH // size))
         # The coolest, and others in turn: experts light enough may be on any GPU.
         block = np.append(0, 1 + (self.turn + np.arange(1, partners)) % max(1, blocks - 1))
         heat = np.square(total).sum(axis=0).reshape(self.layers, -1)[layer]
         order = heat.argsort(axis=1) + layer[:, None] * self.gpus
         hot = order[:, : -many - 1 : -1].ravel()
-        cool = order[:, : many * blocks].reshape(-1, blocks, many)[:, block]
-        cool = np.roll(cool, -self.turn, axis=2).swapaxes(1, 2).reshape(-1, partners)
+        cool = order[:, : many * blocks].reshape(-1, blocks, many)
+        turned = (np.arange(many)[:, None] + self.turn) % many
+        cool = cool[:, block, turned].reshape(-1, partners)
         self.turn += 1
         position = np.arange(size) * total.shape[1]
         here = hot[:, None] + position
-        there = (cool[:, :, None] + position).reshape(len(hot), -1)
+        there = (cool[:, :, None] + position).reshape(-1, partners * size)
         gap = total[:, hot, None] - total.take(cool, axis=1)
         # |give - take|^2 - (give - take) gap is minus half the gain; sums over columns as products.
         give, take = (np.ones((len(items) + 2, *a.shape), np.float32) for a in (here, there))
@@ -248,10 +248,10 @@ class Placement:
         np.einsum("cnps,cnps->nps", taken, gap, out=take[-1].reshape(gap.shape[1:]))
         gap += taken
         np.negative(gap, out=taken)
-        loss = (give.transpose(1, 2, 0) @ take.swapaxes(0, 1)).reshape(len(hot), -1)
+        loss = (give.transpose(1, 2, 0) @ take.swapaxes(0, 1)).reshape(-1, partners * size**2)
         best = loss.argmin(axis=1)
         row = np.flatnonzero(loss[np.arange(len(best)), best] < -least)
-        mine, other = np.divmod(best[row], there.shape[1])
+        mine, other = np.divmod(best[row], partners * size)
         return here[row, mine], there[row, other]
 
     def maps(self):
@@ -260,13 +260,13 @@ class Placement:
         phy2log = self.held.reshape(-1, layers, gpus).transpose(1, 2, 0).reshape(layers, -1)
         phy2log = phy2log - np.arange(0, layers * experts, experts)[:, None]
         self.by_expert = phy2log.astype(np.int16).argsort(axis=1, kind="stable").ravel()
-        self.start, self.most = self.count.cumsum() - self.count, int(self.count.max())
-        place = np.arange(0, len(self.count) * self.most, self.most) - self.start
+        self.start, most = self.count.cumsum() - self.count, int(self.count.max())
+        place = np.arange(0, len(self.count) * most, most) - self.start
         place = np.repeat(place, self.count) + np.arange(layers * slots)
-        log2phy = np.full((layers, experts, self.most), -1)
+        log2phy = np.full((layers, experts, most), -1)
         log2phy.reshape(-1)[place] = self.by_expert
-        maps = phy2log, log2phy, self.count.reshape(layers, experts)
-        return tuple(torch.tensor(each) for each in maps)
+        maps = phy2log, log2phy, self.count.reshape(layers, experts).copy()
+        return tuple(torch.from_numpy(each) for each in maps)
 
 
 history = placement = None
