@@ -2,10 +2,10 @@
 
 The next window is expected to be the mean of the remembered windows that are like the last one. Old
 ones fade, as fast as forecasts that came true did; after a regime change none is left, and a regime
-that returns finds its own. Replication is greedy, all claims at once. Replicas are dealt to GPUs in
-rounds, each of one expert group where groups rise together, or from both ends where hot experts
-stand alone; then pairs of GPUs swap those that most lower squared loads over the forecast and the
-main deviations from it.
+that returns finds its own. Replication is greedy, all claims at once; of small problems with few
+slots a GPU many counts are tried. Replicas are dealt to GPUs in rounds, each of one expert group
+where groups rise together, or from both ends where hot experts stand alone; then pairs of GPUs swap
+those that most lower squared loads over the forecast and the main deviations from it.
 
 Sources: https://github.com/deepseek-ai/EPLB for replication and LPT; deviations are principal
 components, used as scenarios. Lineage: docs/lineage.md. Not covered: trends, nodes.
@@ -25,9 +25,11 @@ MEMORY, ALIKE, PATTERNS, TRUSTED = 48, 2.5, 3, 5
 # How many times as far apart as by chance groups are whose loads rise together; slots of a GPU from
 # which on they have rounds of their own, and up to which swaps part them too; how far one may rise.
 TOGETHER, ROUNDS, SWAPS, RISE = 2, 5, 6, 0.25
-# How much cooler, of the mean, dealing from both ends must leave the hottest GPU to be worth it:
-# without spare slots, with them, and where rounds keep groups apart.
-COOLER = (0.005, 0.02, 0.1)
+# Unevenness that dealing from both ends may mend: without spare slots, with, with groups apart.
+UNEVEN = (0.001, 0.02, 0.1)
+# Slots of a GPU up to which counts are searched, turns and replicas to pack at most; ways tried in
+# a turn, and how much loads differ in the last.
+FEW, TURNS, TRIED, TRIALS, CHANGE = 4, 16, 200_000, 192, 2.4
 
 
 def sort_labelled(value, label):
@@ -118,13 +120,12 @@ class History:
         alike = distance <= min(ALIKE * usual, square[row] - 1)
         if self.windows > 1 and alike[row - 1] and self.steps[-1] > 0:
             # How far the last forecasts were from the window that came.
-            forecast = self.forecasts * (np.arange(MEMORY) != row)  # overwritten since
-            forecast /= forecast.sum(axis=1, keepdims=True)
-            error = (forecast @ product - 2 * product[row]) * forecast
+            error = (self.forecasts @ product - 2 * product[row]) * self.forecasts
             self.errors = 0.9 * self.errors + (error.sum(axis=1) + square[row]) / self.steps[-1]
         alike[row] = True
         age = (row - np.arange(MEMORY)) % MEMORY
-        weight = (alike & (age < self.windows)) * DECAYS[:, None] ** age
+        # The oldest is overwritten before the forecast can be judged.
+        weight = (alike & (age < min(self.windows, MEMORY - 1))) * DECAYS[:, None] ** age
         self.forecasts = weight / weight.sum(axis=1, keepdims=True)
         return self.forecasts[(self.errors + DOUBTS).argmin(), : self.windows]
 
@@ -145,38 +146,60 @@ class History:
 history = History(0, 0)
 
 
-def deal(load, group, num_packs, cooler):
+def deal(load, group, num_packs, uneven):
     """Return the cell of the item in every place of equal packs, [capacity, packs, rows].
 
-    load, group: [rows, items], float32, ascending, and int32
-    cooler: part of the mean by which another way must leave the heaviest pack lighter
+    load, group: [rows, items], float32, ascending, and int32. Rounds are of one group as far as
+    possible, unless that leaves the heaviest pack ``uneven`` of the mean above the least.
     """
-    cell, total = deal_in_rounds(load, group, num_packs)
-    hottest = total.max(axis=1) - cooler * total.mean(axis=1)
-    uneven = np.flatnonzero(hottest > total.mean(axis=1))
-    if len(cell) > 2 and len(uneven):
-        other = deal_from_both_ends(load[uneven], num_packs)
-        better = load[uneven].take(other).sum(axis=0).max(axis=0) < hottest[uneven]
-        other += (uneven - np.arange(len(uneven))) * load.shape[1]
-        cell[:, :, uneven[better]] = other[:, :, better]
-    return cell
-
-
-def deal_in_rounds(load, group, num_packs):
-    """Deal every pack one item a round, the heaviest to the lightest; return cells and loads.
-
-    A round is of one group as far as possible, since loads of a group rise together. Those of
-    widely different loads come first, so that the others can make them good.
-    """
-    rows, items = load.shape
+    items = load.shape[1]
     bits = (items - 1).bit_length()
     # Ascending in one group and descending in the next, so that those in a round are alike.
     down = (1 << bits) - 1
     item = group << bits | np.arange(items, dtype=np.int32) ^ -(group & 1) & down
     item.sort(axis=1)
-    item = item & down ^ -(item >> bits & 1) & down
-    item = item.reshape(rows, items // num_packs, num_packs)
-    item.sort(axis=2)
+    cell, total = deal_rounds(load, item & down ^ -(item >> bits & 1) & down, num_packs)
+    mean, hottest = total.mean(axis=1), total.max(axis=1)
+    # No pack with the heaviest item can have less.
+    least = np.maximum(load[:, -1] + load[:, : len(cell) - 1].sum(axis=1), mean) + uneven * mean
+    for ease in (0.5, 1.0) if len(cell) > 2 and (hottest > least).any() else ():
+        row = np.flatnonzero(hottest > least)
+        other, total = deal_from_both_ends(load[row], num_packs, ease)
+        other += (row - np.arange(len(row))) * items
+        better = total.max(axis=1) < hottest[row]
+        cell[:, :, row[better]] = other[:, :, better]
+        hottest[row[better]] = total.max(axis=1)[better]
+    return cell
+
+
+def deal_from_both_ends(load, num_packs, ease):
+    """Deal as `deal_rounds`, but packs with heavy items take the lightest ones while they must.
+
+    That is, in as many rounds as keep them below the mean if all others give them a usual item
+    (ease 0) or their lightest (1). Packs that are too heavy in any case do not count for the mean.
+    """
+    rows, items = load.shape
+    capacity, pack, turn = items // num_packs, np.arange(num_packs), np.arange(items // num_packs)
+    sums = np.pad(load.cumsum(axis=1, dtype=np.float64), ((0, 0), (1, 0)))
+    rest = (sums[:, items - pack] - sums[:, pack * (capacity - 1)]) / (num_packs - pack)
+    usual = (1 - ease) * load[:, :-num_packs].mean(axis=1, keepdims=True)
+    usual += ease * load[:, :-num_packs:num_packs].mean(axis=1, keepdims=True)
+    over = load[:, : -num_packs - 1 : -1] + (capacity - 1) * usual - rest.min(axis=1, keepdims=True)
+    many = np.ceil(over / np.maximum(usual - load[:, :1], 1e-30)).clip(0, capacity - 1)
+    light = ((turn > 0) & (turn <= many[:, :, None])).transpose(0, 2, 1)
+    first = (many.cumsum(axis=1) - many)[:, None] + turn[:, None] - 1
+    last = items - (~light).reshape(rows, items).cumsum(axis=1).reshape(light.shape)
+    return deal_rounds(load, np.where(light, first, last).astype(np.int32), num_packs)
+
+
+def deal_rounds(load, item, num_packs):
+    """Deal every pack one item of a round, the heaviest to the lightest; return cells and loads.
+
+    item: [rows, items], round by round. Rounds of widely different loads come first, so that the
+    others can make them good.
+    """
+    rows, items = load.shape
+    item = np.sort(item.reshape(rows, items // num_packs, num_packs), axis=2)
     item = item + np.arange(0, load.size, items)[:, None, None]
     heavy, row = load.take(item), np.arange(rows)
     order = (heavy[:, :, 0] - heavy[:, :, -1]).argsort(axis=1).T
@@ -190,48 +213,23 @@ def deal_in_rounds(load, group, num_packs):
     return cell, total
 
 
-def deal_from_both_ends(load, num_packs):
-    """Deal as `deal`, but packs that a heavy item would take too far take a light one instead.
+def search(load, spare, num_gpus, turns):
+    """Count replicas as `replicate`, of loads that differ, so that the hottest GPU is coolest.
 
-    Too far is above the mean even if items between the usual and the lightest followed. Packs that
-    are too heavy in any case are set aside: the k-th heaviest item, the k-th block of the lightest.
+    Every turn changes them at random in many ways, a little or a lot, and keeps the best.
     """
-    rows, items = load.shape
-    capacity = items // num_packs
-    row, rank, ends = np.arange(rows), np.arange(num_packs), np.arange(items)
-    start = row * items
-    sums = np.zeros((rows, items + 1))
-    load.cumsum(axis=1, dtype=np.float64, out=sums[:, 1:])
-    block = (1 + ends % (capacity - 1)) * num_packs + ends // (capacity - 1)
-    place = np.tile(np.where(ends < items - num_packs, block, items - 1 - ends), (rows, 1))
-    alone = np.diff(sums[:, : items - num_packs + 1 : capacity - 1], axis=1)
-    alone += load[:, : -num_packs - 1 : -1]
-    means = (sums[:, -1:] - alone.cumsum(axis=1) + alone) / np.arange(num_packs, 0, -1)
-    aside = (alone > means)[:, :-1].cumprod(axis=1).sum(axis=1)
-    mean, packs = means[row, aside], num_packs - aside
-    waits = np.flatnonzero(rank >= packs[:, None])
-    pack = (rank + aside[:, None]) % num_packs
-    total = np.where(rank < packs[:, None], np.float32(0), np.float32(1e30))
-    # Items first to last - 1 of a row are left; so many packs take light ones in this round.
-    first, last, light = aside * (capacity - 1), items - aside, 0 * aside
-    for left in range(capacity - 1, -1, -1):
-        heavy = rank < (packs - light)[:, None]
-        ends = np.where(heavy, (start + last)[:, None], (start + first + packs)[:, None])
-        item = ends - rank - 1
-        item.ravel()[waits] = start[waits // num_packs]
-        place.ravel()[item] = (capacity - 1 - left) * num_packs + pack
-        total += load.ravel()[item]
-        pack = sort_labelled(total, pack)
-        first, last, light = first + light, last - packs + light, 0 * aside
-        if left > 1:
-            after = last - packs
-            usual = (sums[row, after] - sums[row, first]) / ((left - 1) * packs)
-            most = mean - load[row, after] - (left - 1) * (usual + load[row, first]) / 2
-            light = np.count_nonzero(total > most[:, None], axis=1) - aside
-    place[aside > 0, 0] = num_packs  # Packs that wait seemed to take it.
-    cell = np.empty(load.size, dtype=np.int64)
-    cell[place * rows + row[:, None]] = np.arange(load.size).reshape(load.shape)
-    return cell.reshape(capacity, num_packs, rows)
+    random, claim, count = np.random.default_rng(0), load, replicate(load, spare)
+    change = np.linspace(0, CHANGE, TRIALS)[:, None, None]  # The first is none.
+    for _ in range(turns):
+        claim = claim * np.exp(change * random.standard_normal((TRIALS, *load.shape)))
+        claim = claim.reshape(-1, load.shape[1]).astype(np.float32)
+        count = replicate(claim, spare)
+        share, _ = replicas(np.tile(load, (TRIALS, 1)), count)
+        total = share.take(deal(share, np.zeros(share.shape, np.int32), num_gpus, 0)).sum(axis=0)
+        best = total.max(axis=0).reshape(TRIALS, -1).argmin(axis=0)
+        best = best * len(load) + np.arange(len(load))
+        claim, count = claim[best], count[best]
+    return count
 
 
 def spread(load):
@@ -249,10 +247,9 @@ def spread(load):
         apart, rest = space[:, : one.size].reshape(2, *one.shape)
         np.subtract(one, other, out=apart)
         # With D between the packs and d between the items, swapping gains 4 d (D - d).
-        item, rest = apart[1:], rest[1:]
-        np.subtract(item.sum(axis=1, keepdims=True), item, out=rest)
-        rest *= item
-        gain = rest.sum(axis=0)
+        np.subtract(apart.sum(axis=1, keepdims=True), apart, out=rest)
+        rest *= apart
+        gain = rest[1:].sum(axis=0)
         apart *= (gain >= np.maximum(gain.max(axis=0), 1e-7)).astype(np.float32)
         one -= apart
         other += apart
@@ -271,15 +268,18 @@ def rebalance_experts(weight, num_replicas, num_groups, num_nodes, num_gpus):
     columns = history.columns(history.add(weight.to("cpu", torch.float32).numpy()))
     # A load of zero has no mantissa to carry a label.
     load = np.maximum(columns[0], 1e-30)
-    logcnt = replicate(load, num_replicas - experts)
+    spare, few = num_replicas - experts, experts < num_replicas <= FEW * num_gpus
+    turns = min(TURNS, TRIED // (TRIALS * layers * num_replicas)) if few else 0
+    logcnt = search(load, spare, num_gpus, turns) if turns else replicate(load, spare)
     most = int(logcnt.max())
     apart = np.square(load.reshape(layers, num_groups, -1).mean(axis=2)).mean() - 1
     chance = (np.square(load).mean() - 1) * num_groups / experts
     groups = num_groups if apart > TOGETHER * chance else 1
     rounds = groups if num_replicas >= ROUNDS * num_gpus else 1
-    cooler = COOLER[2 if rounds > 1 else int(num_replicas > experts)]
+    # Hot experts that stand alone matter more than groups where several windows show them.
+    uneven = UNEVEN[2 if rounds > 1 and (spare or len(columns) == 1) else int(spare > 0)]
     load, label = replicas(load, logcnt)
-    cell = deal(load, label // np.int32(most * (experts // rounds)), num_gpus, cooler)
+    cell = deal(load, label // np.int32(most * (experts // rounds)), num_gpus, uneven)
     if groups > 1 and 2 * num_gpus < num_replicas <= SWAPS * num_gpus:
         rise = np.arange(experts) * groups // experts == np.arange(groups)[:, None, None]
         columns = np.concatenate((columns, columns[0] * (RISE * rise).astype(np.float32)))

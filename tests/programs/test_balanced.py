@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from itertools import combinations
 
 import numpy as np
 import pytest
 
+from eplb.loads import gpu_loads
 from eplb.placement import Deployment
 from eplb.workload_model import PRESETS, generate
 from tests.programs.judging import (
+    V3,
+    answer,
     drifting,
+    fresh,
     last_window,
     next_window,
     reference_balancedness,
@@ -27,6 +32,66 @@ def test_balanced_needs_no_spare_slot(experts, gpus):
     deployment = Deployment(experts, 1, 1, gpus)
     ours = same_window("balanced", load, deployment)
     assert ours >= reference_balancedness(load, deployment) + 0.0005
+
+
+def rising_together(seed: int, spread: float) -> np.ndarray:
+    """[8, 12, 256] loads of 8 groups; experts and, by ``spread``, groups change in each window."""
+    rng = np.random.default_rng(seed)
+    popularity = rng.normal(scale=0.6, size=(12, 256))
+    noise = rng.normal(scale=0.2, size=(8, 12, 256))
+    rise = np.repeat(rng.normal(scale=spread, size=(8, 12, 8)), 32, axis=2)
+    return np.rint(2000 * np.exp(popularity + noise + rise)).astype(np.int64)
+
+
+@pytest.mark.parametrize(
+    "deployment",
+    [V3, Deployment(256, 8, 4, 16), Deployment(320, 8, 8, 64), Deployment(384, 8, 1, 32)],
+    ids=str,
+)
+def test_balanced_keeps_groups_apart_that_rise_together(deployment):
+    """The same windows without groups are placed as if experts changed on their own."""
+    windows = rising_together(seed=14, spread=0.5)
+    alone = next_window("balanced", windows, replace(deployment, num_groups=1))
+    assert (next_window("balanced", windows, deployment) - alone).mean() >= 0.01
+
+
+def test_balanced_places_groups_that_do_not_rise_together_as_if_there_were_none():
+    windows = rising_together(seed=15, spread=0)
+    told, untold = fresh("balanced"), fresh("balanced")
+    for window in windows:
+        placement = answer(told, window, V3)
+        without = answer(untold, window, replace(V3, num_groups=1))
+        assert np.array_equal(placement.phy2log, without.phy2log)
+
+
+def hottest_gpu(load: list[int], deployment: Deployment) -> float:
+    window = np.array([load])
+    placement = answer(fresh("balanced"), window, deployment)
+    return float(gpu_loads(window, placement, deployment.num_gpus).max())
+
+
+def test_balanced_finds_the_best_replication_for_a_packing():
+    """The least of all counts, enumerated; greedy replication and LPT have 232."""
+    load = [600, 560, 120, 120, 20, 10, 10, 10]
+    assert hottest_gpu(load, Deployment(16, 1, 1, 8)) == pytest.approx(590 / 3)
+
+
+def test_balanced_is_close_to_the_best_of_all_counts():
+    """Two slots a GPU, where to pair the heaviest with the lightest is the best packing."""
+    slots, experts, gpus = 12, 6, 6
+    counts = np.array(
+        [np.diff((0, *cut, slots)) for cut in combinations(range(1, slots), experts - 1)]
+    )
+    rng = np.random.default_rng(17)
+    over = []
+    for skew in np.linspace(0.5, 2, 12):
+        load = np.rint(1000 * np.exp(rng.normal(scale=skew, size=experts))).astype(np.int64) + 1
+        replica = np.repeat(np.tile(load, len(counts)) / counts.ravel(), counts.ravel())
+        replica = np.sort(replica.reshape(-1, slots), axis=1)
+        best = (replica[:, :gpus] + replica[:, : gpus - 1 : -1]).max(axis=1).min()
+        over.append(hottest_gpu(load.tolist(), Deployment(slots, 1, 1, gpus)) / best)
+    assert min(over) >= 1 - 1e-6
+    assert np.mean(over) <= 1.02
 
 
 def test_balanced_forecasts_a_noisy_load():
