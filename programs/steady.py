@@ -19,8 +19,8 @@ CLEARLY, HALVINGS = 1.05, 8
 # Where GPUs hold so few slots, less than one of them spare, all but the heaviest are placed anew;
 # what it is worth in mean GPU loads that they stay, and how much more that an expert's are parted.
 FEW, STAY, PARTED = 6, 0.1, 100
-# Weight of the load of one expert group against that of all, as a column of the squares summed.
-APART = np.float32(0.32)
+# Weight of a group's load against that of all, where squares are summed; the most told apart.
+APART, GROUPS = np.float32(0.32), 8
 # Rounds of swaps, and the least gain of one, half the fall of squared load over the mean's square:
 # usually, and in the first window, where nothing moves yet.
 ROUNDS, WORTHWHILE = (5, 30), (2e-4, 1e-5)
@@ -98,15 +98,16 @@ class Placement:
 
     held: [slots of a GPU, layers * gpus], the expert in each slot; leading axes sum up fast
     count: [layers * experts], replicas
-    group: [layers * experts], the expert group within its layer
+    group: [layers * experts], the expert's group within its layer
     by_expert, start: slots by expert, and where each expert's begin
     """
 
     def __init__(self, shape):
         """Nothing is placed yet. shape: layers, experts, slots of a layer, GPUs and groups."""
         self.shape, self.turn = shape, 0
-        self.layers, self.experts, self.slots, self.gpus, self.groups = shape
-        self.group = np.tile(np.arange(self.experts) * self.groups // self.experts, self.layers)
+        self.layers, self.experts, self.slots, self.gpus, groups = shape
+        group = np.arange(self.experts) * groups // self.experts % GROUPS
+        self.group, self.groups = np.tile(group, self.layers), min(groups, GROUPS)
         self.count = np.ones(self.layers * self.experts, dtype=np.int64)
         self.held = np.zeros((self.slots // self.gpus, self.layers * self.gpus), dtype=np.int64)
         self.by_expert = self.start = np.zeros(0, dtype=np.int64)
@@ -158,10 +159,9 @@ class Placement:
         """Fill free slots: the heaviest replica left goes where load and free slots are least.
 
         A free slot counts as the mean of the replicas left: those that hot ones leave room for.
-        load: [layers * experts] float32; free: [slots of a GPU, layers * gpus]
+        load: [layers * experts], here in units of STAY; free: [slots of a GPU, layers * gpus]
         """
         (size, columns), layers, gpus = self.held.shape, self.layers, self.gpus
-        # In units of STAY.
         replica = (load * (gpus / self.experts / STAY) / self.count).astype(np.float32)
         near = np.zeros((len(load), gpus), dtype=np.int8)
         near[self.held[free], free.nonzero()[1] % gpus] = -1
@@ -288,7 +288,7 @@ def rebalance_experts(weight, num_replicas, num_groups, num_nodes, num_gpus):
     # Loads of one replica in units of the mean GPU load.
     columns = columns / placement.count.astype(np.float32) * np.float32(num_gpus / experts)
     if num_groups > 1:
-        own = placement.group == np.arange(num_groups)[:, None]
+        own = placement.group == np.arange(placement.groups)[:, None]
         columns = np.concatenate((columns, columns[0] * own * APART))
     placement.swap(columns)
     return placement.maps()
