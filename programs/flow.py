@@ -13,14 +13,17 @@ import numpy as np
 import torch
 
 # EVOLVE-BLOCK-START
-# How much less a window counts in the forecast than the one after it, the choice for two windows,
-# the usual one, and how much worse than others that must do, a step away, to be given up.
+# How much less a window counts in the forecast than the one after it, and how much smaller errors
+# must be than those of the third, the usual choice.
 DECAYS = np.array([0.0, 0.3, 0.5, 0.7, 0.85, 0.95])
-CAREFUL, USUAL, DOUBT = 1, 2, 0.03
+DOUBTS = np.array([0.06, 0.03, 0.0, 0.03, 0.06, 0.09])
 # Windows remembered; the power by which claims fall, and what it gains where spare slots double.
 MEMORY, POWER, MORE = 48, 1.2, 0.4
 # Replicas above this part of a GPU's mean load are no part of the ring; further laps' strides.
 FULL, GOLDEN = 0.8, 0.382
+# Slots of a GPU from which on groups have rounds of their own; by how much of the mean another way
+# must leave the hottest GPU cooler to be worth it, without such rounds and with them.
+ROUNDS, COOLER = 5, (0.005, 0.05)
 
 
 def sort_labelled(value, label):
@@ -121,8 +124,9 @@ class History:
             self.steps = [*self.steps, distance[row - 1]][-16:]
         steps = sorted(self.steps) or [0.0]
         usual = steps[len(steps) // 2 if len(steps) > 2 else 0]
-        # Windows that correlate by less than a half are not alike, whatever is usual.
-        alike = distance <= min(2 * usual, square[row] - 1)
+        # Windows that correlate by less than a half are not alike, nor are the first two by less
+        # than 0.72: one step does not show whether it is noise or a change.
+        alike = distance <= min(2 * usual, (square[row] - 1) * (0.55 if self.windows == 2 else 1))
         if self.windows > 1 and alike[row - 1] and self.steps[-1] > 0:
             # How far the last forecasts were from the window that came.
             forecast = self.forecasts * (np.arange(MEMORY) != row)  # overwritten since
@@ -134,8 +138,7 @@ class History:
         age = (row - np.arange(MEMORY)) % MEMORY
         weight = (alike & (age < self.windows)) * DECAYS[:, None] ** age
         self.forecasts = weight / weight.sum(axis=1, keepdims=True)
-        far = np.abs(np.arange(len(DECAYS)) - (USUAL if self.windows > 2 else CAREFUL))
-        mix = self.forecasts[(self.errors + DOUBT * far).argmin(), : len(known)]
+        mix = self.forecasts[(self.errors + DOUBTS).argmin(), : len(known)]
         mix = torch.from_numpy(mix.astype(np.float32))
         return torch.mv(torch.from_numpy(known).T, mix).numpy().reshape(self.shape)
 
@@ -195,38 +198,26 @@ def deal(share, group, first, total, room):
         gpu = sort_labelled(total, gpu)
 
 
-def set_aside(load, sums, num_packs):
-    """Find the packs of each row that are too heavy even with the lightest items.
-
-    Pack k holds the k-th heaviest item and the k-th block of the lightest. Returns how many are too
-    heavy and the mean load of the others, [rows] each, and all items' packs.
-    """
-    rows, items = load.shape
-    light = items // num_packs - 1
-    loads = np.diff(sums[:, : light * num_packs + 1 : light], axis=1)
-    loads += load[:, : -num_packs - 1 : -1]
-    rest = (sums[:, -1:] - loads.cumsum(axis=1) + loads) / np.arange(num_packs, 0, -1)
-    heavy = loads > rest
-    heavy[:, -1] = False
-    aside = heavy.argmin(axis=1)
-    item = np.arange(items)
-    pack = np.where(item < items - num_packs, item // light, items - 1 - item)
-    return aside, rest[np.arange(rows), aside], np.tile(pack, (rows, 1))
-
-
 def deal_from_both_ends(load, num_packs):
     """Deal as `deal`, but packs that a heavy item would take too far take a light one instead.
 
     Too far is above the mean even if items between the usual and the lightest followed. Packs that
-    are too heavy in any case are set aside with the lightest items. Returns the items' packs.
+    are too heavy in any case are set aside: the k-th heaviest item, the k-th block of the lightest.
+    Returns the items' packs and the load of the heaviest pack of each row.
     """
     rows, items = load.shape
     capacity = items // num_packs
-    row, rank, start = np.arange(rows), np.arange(num_packs), np.arange(0, load.size, items)
+    row, rank, ends = np.arange(rows), np.arange(num_packs), np.arange(items)
+    start = row * items
     sums = np.zeros((rows, items + 1))
     load.cumsum(axis=1, dtype=np.float64, out=sums[:, 1:])
-    aside, mean, chosen = set_aside(load, sums, num_packs)
-    packs = num_packs - aside
+    chosen = np.where(ends < items - num_packs, ends // (capacity - 1), items - 1 - ends)
+    chosen = np.tile(chosen, (rows, 1))
+    alone = np.diff(sums[:, : items - num_packs + 1 : capacity - 1], axis=1)
+    alone += load[:, : -num_packs - 1 : -1]
+    means = (sums[:, -1:] - alone.cumsum(axis=1) + alone) / np.arange(num_packs, 0, -1)
+    aside = (alone > means)[:, :-1].cumprod(axis=1).sum(axis=1)
+    mean, packs = means[row, aside], num_packs - aside
     waits = np.flatnonzero(rank >= packs[:, None])
     pack = (rank + aside[:, None]) % num_packs
     total = np.where(rank < packs[:, None], np.float32(0), np.float32(1e30))
@@ -247,7 +238,8 @@ def deal_from_both_ends(load, num_packs):
             most = mean - load[row, after] - (left - 1) * (usual + load[row, first]) / 2
             light = np.count_nonzero(total > most[:, None], axis=1) - aside
     chosen[aside > 0, 0] = 0  # Packs that wait seemed to take it.
-    return chosen
+    hottest = np.maximum(np.where(aside > 0, alone[:, 0], 0), total[row, packs - 1])
+    return chosen, hottest
 
 
 def rebalance_experts(weight, num_replicas, num_groups, num_nodes, num_gpus):
@@ -271,12 +263,14 @@ def rebalance_experts(weight, num_replicas, num_groups, num_nodes, num_gpus):
         count = replicate(load, spare, POWER + MORE * np.log2(max(1, spare / num_gpus)))
         load /= count
         gpu, spares, number, first = ring(load, count, num_gpus)
-    if spare or capacity < 3:
-        total, many = taken(load, gpu, spares, first, num_gpus)
-        group = expert * num_groups // experts if spare and num_groups > 1 else ()
-        deal(load, group, first, total, capacity - many)
-    else:
-        first = deal_from_both_ends(load, num_gpus)
+    total, many = taken(load, gpu, spares, first, num_gpus)
+    apart = num_groups > 1 and capacity >= ROUNDS
+    group = expert * num_groups // experts if apart else ()
+    deal(load, group, first, total, capacity - many)
+    if not spare and capacity > 2:
+        ends, hottest = deal_from_both_ends(load, num_gpus)
+        better = hottest < total.max(axis=1) - COOLER[apart] * total.mean(axis=1)
+        first[better] = ends[better]
     # Sorted by GPU, and by label within it: so many bits each for GPU, expert and replica.
     bits, most = (experts - 1).bit_length(), int(count.max() - 1).bit_length()
     kind = np.int32 if num_gpus << bits + most < 2**31 else np.int64

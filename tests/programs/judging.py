@@ -59,6 +59,13 @@ def drifting(windows: int, seed: int, noise: float, change: int | None = None, l
     return np.array(result)
 
 
+def swinging(windows, seed, change=None):
+    """`drifting` loads whose groups rise and fall as wholes too, which nobody can foresee."""
+    swing = np.random.default_rng(seed).normal(scale=0.4, size=(windows, 24, 8))
+    loads = drifting(windows, seed=seed, noise=0.1, change=change, layers=24)
+    return np.rint(loads * np.exp(swing).repeat(32, axis=2)).astype(np.int64)
+
+
 def next_window(
     name: str, windows: np.ndarray, deployment: Deployment = V3, rule: str = "even"
 ) -> np.ndarray:

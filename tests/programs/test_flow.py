@@ -19,6 +19,7 @@ from tests.programs.judging import (
     reference_balancedness,
     same_window,
     skewed,
+    swinging,
 )
 
 
@@ -36,6 +37,24 @@ def test_flow_leaves_a_split_by_load_more_to_even_out(preset):
 def test_flow_is_never_far_behind_greedy_and_lpt(problem):
     """On the window seen, which greedy counts fit best; by far more skew it may lose 0.007."""
     assert same_window("flow", *problem, "lp") >= reference_balancedness(*problem, "lp") - 0.003
+
+
+@pytest.mark.parametrize("gpus", [8, 32])
+def test_flow_places_as_well_as_any_where_nothing_can_be_split(gpus):
+    """No spare slots, and groups that rise and fall together."""
+    windows, deployment = swinging(8, seed=23), Deployment(256, 8, 1, gpus)
+    ours, balanced = (next_window(n, windows, deployment, "lp") for n in ("flow", "balanced"))
+    assert ours.mean() >= balanced.mean() - 0.01
+
+
+def test_flow_doubts_its_first_window_where_the_second_differs():
+    """Half of the popularity is new and stays: where few experts have replicas, that counts."""
+    old, new = np.random.default_rng(24).normal(scale=0.7, size=(2, 24, 256))
+    later = np.sqrt(0.45) * old + np.sqrt(0.55) * new
+    windows = np.rint(2000 * np.exp([old, later, later])).astype(np.int64)
+    deployment = Deployment(288, 8, 18, 144)
+    untold = next_window("flow", windows[1:], deployment, "lp")
+    assert next_window("flow", windows, deployment, "lp")[1] >= untold[0] - 0.001
 
 
 def test_flow_reaches_from_every_gpu_to_every_other():

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from eplb.placement import Deployment
-from tests.programs.judging import V3, answer, drifting, fresh, next_window, same_window
+from tests.programs.judging import V3, answer, drifting, fresh, next_window, same_window, swinging
 
 SEVERAL_GROUPS_A_NODE = [Deployment(264, 8, 1, 8), Deployment(272, 8, 2, 16), V3]
 NO_SPARE_SLOTS, ONE_GROUP_A_NODE = Deployment(256, 8, 4, 32), Deployment(320, 8, 8, 64)
@@ -35,13 +35,6 @@ def test_replicas_of_a_group_lie_apart(deployment):
     per_node = held.reshape(len(window), deployment.num_nodes, -1, 8)
     share = per_node.sum(axis=2, keepdims=True) / per_node.shape[2]
     assert (np.abs(per_node - share) < 2).all()
-
-
-def swinging(windows, seed, change=None):
-    """`drifting` loads whose groups rise and fall as wholes too, which nobody can foresee."""
-    swing = np.random.default_rng(seed).normal(scale=0.4, size=(windows, 24, 8))
-    loads = drifting(windows, seed=seed, noise=0.1, change=change, layers=24)
-    return np.rint(loads * np.exp(swing).repeat(32, axis=2)).astype(np.int64)
 
 
 @pytest.mark.parametrize("deployment", [Deployment(264, 8, 1, 8), V3], ids=str)
