@@ -23,10 +23,10 @@ DOUBTS = np.array([0.03, 0.0, 0.03, 0.06, 0.09, 0.12])
 # heeded, and windows that show them well.
 MEMORY, ALIKE, PATTERNS, TRUSTED = 48, 2.5, 3, 5
 # How many times as far apart as by chance groups are whose loads rise together; slots of a GPU from
-# which on they have rounds of their own, and up to which swaps part them too; how far one may rise.
-TOGETHER, ROUNDS, SWAPS, RISE = 2, 5, 6, 0.25
+# which on they have own rounds, and up to which swaps part halves of them; how far halves may rise.
+TOGETHER, ROUNDS, SWAPS, RISE = 2, 5, 6, 0.08
 # Unevenness that dealing from both ends may mend: without spare slots, with, with groups apart.
-UNEVEN = (0.001, 0.02, 0.1)
+UNEVEN = (0.001, 0.02, 0.2)
 # Slots of a GPU up to which counts are searched, turns and replicas to pack at most; ways tried in
 # a turn, and how much loads differ in the last.
 FEW, TURNS, TRIED, TRIALS, CHANGE = 4, 16, 200_000, 192, 2.4
@@ -240,7 +240,7 @@ def spread(load):
     packs, rows = load.shape[2:]
     space = np.empty((2, load.size // 2), dtype=np.float32)  # New pages each turn would be slow.
     strides = [stride for stride in (16, 8, 4, 2, 1) if 2 * stride <= packs]
-    for stride in strides[: 2 if len(load) == 2 else None]:  # Two do for the forecast alone.
+    for stride in strides[: 3 if len(load) == 2 else None]:  # Three do for the forecast alone.
         pairs = packs // (2 * stride)
         both = load[:, :, : 2 * stride * pairs].reshape(*load.shape[:2], pairs, 2, stride, rows)
         one, other = both[:, :, :, 0], both[:, :, :, 1]
@@ -266,8 +266,7 @@ def rebalance_experts(weight, num_replicas, num_groups, num_nodes, num_gpus):
     if history.shape != (layers, experts):
         history = History(layers, experts)
     columns = history.columns(history.add(weight.to("cpu", torch.float32).numpy()))
-    # A load of zero has no mantissa to carry a label.
-    load = np.maximum(columns[0], 1e-30)
+    load = np.maximum(columns[0], 1e-30)  # Zero has no mantissa to carry a label.
     spare, few = num_replicas - experts, experts < num_replicas <= FEW * num_gpus
     turns = min(TURNS, TRIED // (TRIALS * layers * num_replicas)) if few else 0
     logcnt = search(load, spare, num_gpus, turns) if turns else replicate(load, spare)
@@ -281,8 +280,9 @@ def rebalance_experts(weight, num_replicas, num_groups, num_nodes, num_gpus):
     load, label = replicas(load, logcnt)
     cell = deal(load, label // np.int32(most * (experts // rounds)), num_gpus, uneven)
     if groups > 1 and 2 * num_gpus < num_replicas <= SWAPS * num_gpus:
-        rise = np.arange(experts) * groups // experts == np.arange(groups)[:, None, None]
-        columns = np.concatenate((columns, columns[0] * (RISE * rise).astype(np.float32)))
+        group = np.arange(experts) * groups // experts
+        half = group >> np.arange((groups - 1).bit_length())[:, None, None] & 1
+        columns = np.concatenate((columns, columns[0] * (RISE * (2 * half - 1)).astype(np.float32)))
     held = label.take(cell)
     cell = held // np.int32(most) + np.arange(0, layers * experts, experts)
     load = (columns / logcnt.astype(np.float32)).reshape(len(columns), -1).take(cell, axis=1)
