@@ -1,9 +1,10 @@
 """Every expert group on one node: DeepSeek's hierarchical policy in a millisecond, on a forecast.
 
 Groups are packed to nodes, hot experts get further replicas within their node, and replicas are
-packed to the node's GPUs. Loads of a group rise and fall together, so each round of dealing is of
-one group, and its replicas come to lie apart. Loads are forecast as in `programs/balanced.py`. One
-row of every array is one node of one layer; where nodes do not divide the groups all is one node.
+packed to the node's GPUs. Where loads of a group rise and fall together, each round of dealing is
+of one group, so that its replicas come to lie apart. Loads are forecast as in
+`programs/balanced.py`. One row of every array is one node of one layer; where nodes do not divide
+the groups all is one node.
 
 Source: https://github.com/deepseek-ai/EPLB (hierarchical). Lineage: docs/lineage.md. Not covered:
 which experts of different groups run hot together.
@@ -14,10 +15,11 @@ import torch
 
 # EVOLVE-BLOCK-START
 # How much less a window counts in the forecast than the one after it, and how much smaller errors
-# must be than those of the third, the usual choice; windows remembered.
+# must be than those of the third, the usual choice; windows remembered; how many times as far apart
+# as by chance groups are whose loads rise together.
 DECAYS = np.array([0.0, 0.3, 0.5, 0.7, 0.85, 0.95])
 DOUBTS = np.array([0.06, 0.03, 0.0, 0.03, 0.06, 0.09])
-MEMORY = 48
+MEMORY, TOGETHER = 48, 2
 
 
 def sort_labelled(value, label):
@@ -240,13 +242,17 @@ def rebalance_experts(weight, num_replicas, num_groups, num_nodes, num_gpus):
     # A load of zero has no mantissa to carry a label.
     load = np.maximum(history.add(weight.to("cpu", torch.float32).numpy()), 1e-30)
     size, local, spare = experts // num_groups, experts // num_nodes, num_replicas - experts
-    group = groups_by_node(load.reshape(layers, num_groups, size).sum(axis=2), num_nodes)
+    by_group = load.reshape(layers, num_groups, size).sum(axis=2)
+    # How far groups are apart, and would be if experts were popular each for itself.
+    apart, chance = np.square(by_group / size).mean() - 1, (np.square(load).mean() - 1) / size
+    group = groups_by_node(by_group, num_nodes)
     # The expert at each place, node after node, counted through all layers.
     expert = (group[:, None] * size + np.arange(size)).ravel()
 
     load, held, count = replicate(load.take(expert).reshape(-1, local), spare // num_nodes)
     most, start = int(count.max()), np.arange(0, layers * experts, local)[:, None]
-    slot = deal(load, held // (most * size), num_gpus // num_nodes, spare == 0)
+    group = held // (most * (size if apart > TOGETHER * chance else local))
+    slot = deal(load, group, num_gpus // num_nodes, spare == 0)
     node = np.arange(0, num_replicas, num_replicas // num_nodes)[:, None]
     slot = (slot.reshape(layers, num_nodes, -1) + node).reshape(slot.shape)
     place, before = held // most, np.arange(layers).repeat(num_nodes)[:, None]
