@@ -116,8 +116,8 @@ class History:
             self.steps = [*self.steps, distance[row - 1]][-16:]
         steps = sorted(self.steps) or [0.0]
         usual = steps[len(steps) // 2 if len(steps) > 2 else 0]
-        # Windows that correlate by less than a half are not alike, whatever is usual.
-        alike = distance <= min(ALIKE * usual, square[row] - 1)
+        # Windows that correlate by less than a half, at first 0.72, are not alike in any case.
+        alike = distance <= min(ALIKE * usual, (square[row] - 1) * min(1, 0.28 * self.windows))
         if self.windows > 1 and alike[row - 1] and self.steps[-1] > 0:
             # How far the last forecasts were from the window that came.
             error = (self.forecasts @ product - 2 * product[row]) * self.forecasts
@@ -240,7 +240,7 @@ def spread(load):
     packs, rows = load.shape[2:]
     space = np.empty((2, load.size // 2), dtype=np.float32)  # New pages each turn would be slow.
     strides = [stride for stride in (16, 8, 4, 2, 1) if 2 * stride <= packs]
-    for stride in strides[: 3 if len(load) == 2 else None]:  # Three do for the forecast alone.
+    for stride in strides[: 2 if len(load) == 2 else None]:  # Two do for the forecast alone.
         pairs = packs // (2 * stride)
         both = load[:, :, : 2 * stride * pairs].reshape(*load.shape[:2], pairs, 2, stride, rows)
         one, other = both[:, :, :, 0], both[:, :, :, 1]
