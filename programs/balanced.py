@@ -48,36 +48,38 @@ def sort_labelled(value, label):
 
 
 def replicate(load, spare):
-    """Count replicas, spare ones for the largest claims load / replicas; both [rows, experts]."""
+    """Spend spare replicas on the largest claims load / replicas of ``load`` [rows, experts].
+
+    Returns the replicas of each expert [rows, experts]; and of those spent their experts and which
+    of its replicas each is, from 1 on, [rows, spare] each.
+    """
     experts = load.shape[1]
     # Of the claims the expert of rank r can win spare / r: ascending rank and descending divisor
     # of each, so that of claims too close to tell apart an expert wins the earlier one.
     chances = spare // np.arange(1, min(experts, spare) + 1)
     rank = experts - 1 - np.repeat(np.arange(len(chances)), chances)
     number = np.repeat(chances.cumsum(), chances) - np.arange(len(rank))
-    hottest = load.copy()
+    hottest, start = load.copy(), np.arange(0, load.size, experts)[:, None]
     expert = sort_labelled(hottest, np.arange(experts, dtype=np.int32))
     claim = hottest.take(rank, axis=1) / number.astype(np.float32)
     chosen = sort_labelled(claim, np.arange(len(rank), dtype=np.int32))[:, len(rank) - spare :]
-    cell = np.arange(0, load.size, experts)[:, None]
-    cell = cell + expert.take(rank.take(chosen) + cell)
-    return 1 + np.bincount(cell.ravel(), minlength=load.size).reshape(load.shape)
+    expert = expert.take(rank.take(chosen) + start)
+    count = 1 + np.bincount((expert + start).ravel(), minlength=load.size).reshape(load.shape)
+    return count, expert, number.take(chosen)
 
 
-def replicas(load, count):
+def replicas(load, count, expert, number):
     """Return the loads of all replicas, ascending, and their labels, expert * most + number.
 
-    load, count: [rows, experts], as many replicas in every row, and ``most`` of an expert at most
+    load: [rows, experts], and what `replicate` returned; ``most`` is the largest count.
     """
-    rows, experts = load.shape
-    several, load = np.flatnonzero(count > 1), load / count.astype(np.float32)
-    more = count.take(several) - 1
-    cell = np.repeat(several, more).reshape(rows, -1)
-    number = np.arange(1, cell.size + 1) - np.repeat(more.cumsum() - more, more)
-    first = np.broadcast_to(np.arange(experts) * count.max(), load.shape)
-    number = cell % experts * count.max() + number.reshape(cell.shape)
-    label = np.concatenate((first, number), axis=1, dtype=np.int32)
-    load = np.concatenate((load, load.take(cell)), axis=1)
+    (rows, experts), most = load.shape, count.max()
+    load = load / count.astype(np.float32)
+    label = np.empty((rows, experts + expert.shape[1]), dtype=np.int32)
+    label[:, :experts] = np.arange(experts) * most
+    label[:, experts:] = expert * most + number
+    more = load.take(expert + np.arange(0, load.size, experts)[:, None])
+    load = np.concatenate((load, more), axis=1)
     order = sort_labelled(load, np.arange(load.shape[1], dtype=np.int32))
     return load, label.take(order + np.arange(0, load.size, load.shape[1])[:, None])
 
@@ -214,22 +216,20 @@ def deal_rounds(load, item, num_packs):
 
 
 def search(load, spare, num_gpus, turns):
-    """Count replicas as `replicate`, of loads that differ, so that the hottest GPU is coolest.
+    """Return claims to replicas that leave the hottest GPU cooler than those of ``load`` itself.
 
     Every turn changes them at random in many ways, a little or a lot, and keeps the best.
     """
-    random, claim, count = np.random.default_rng(0), load, replicate(load, spare)
+    random, claim, row = np.random.default_rng(0), load, np.arange(len(load))
     change = np.linspace(0, CHANGE, TRIALS)[:, None, None]  # The first is none.
     for _ in range(turns):
         claim = claim * np.exp(change * random.standard_normal((TRIALS, *load.shape)))
         claim = claim.reshape(-1, load.shape[1]).astype(np.float32)
-        count = replicate(claim, spare)
-        share, _ = replicas(np.tile(load, (TRIALS, 1)), count)
+        share, _ = replicas(np.tile(load, (TRIALS, 1)), *replicate(claim, spare))
         total = share.take(deal(share, np.zeros(share.shape, np.int32), num_gpus, 0)).sum(axis=0)
         best = total.max(axis=0).reshape(TRIALS, -1).argmin(axis=0)
-        best = best * len(load) + np.arange(len(load))
-        claim, count = claim[best], count[best]
-    return count
+        claim = claim[best * len(load) + row]
+    return claim
 
 
 def spread(load):
@@ -247,9 +247,8 @@ def spread(load):
         apart, rest = space[:, : one.size].reshape(2, *one.shape)
         np.subtract(one, other, out=apart)
         # With D between the packs and d between the items, swapping gains 4 d (D - d).
-        np.subtract(apart.sum(axis=1, keepdims=True), apart, out=rest)
-        rest *= apart
-        gain = rest[1:].sum(axis=0)
+        np.subtract(apart[1:].sum(axis=1, keepdims=True), apart[1:], out=rest[1:])
+        gain = np.multiply(rest[1:], apart[1:], out=rest[1:]).sum(axis=0)
         apart *= (gain >= np.maximum(gain.max(axis=0), 1e-7)).astype(np.float32)
         one -= apart
         other += apart
@@ -269,15 +268,16 @@ def rebalance_experts(weight, num_replicas, num_groups, num_nodes, num_gpus):
     load = np.maximum(columns[0], 1e-30)  # Zero has no mantissa to carry a label.
     spare, few = num_replicas - experts, experts < num_replicas <= FEW * num_gpus
     turns = min(TURNS, TRIED // (TRIALS * layers * num_replicas)) if few else 0
-    logcnt = search(load, spare, num_gpus, turns) if turns else replicate(load, spare)
+    claim = search(load, spare, num_gpus, turns) if turns else load
+    logcnt, *spares = replicate(claim, spare)
     most = int(logcnt.max())
-    apart = np.square(load.reshape(layers, num_groups, -1).mean(axis=2)).mean() - 1
-    chance = (np.square(load).mean() - 1) * num_groups / experts
+    mean = load.reshape(-1, size := experts // num_groups).mean(axis=1)
+    apart, chance = mean @ mean / mean.size - 1, (np.square(load).mean() - 1) / size
     groups = num_groups if apart > TOGETHER * chance else 1
     rounds = groups if num_replicas >= ROUNDS * num_gpus else 1
     # Hot experts that stand alone matter more than groups where several windows show them.
     uneven = UNEVEN[2 if rounds > 1 and (spare or len(columns) == 1) else int(spare > 0)]
-    load, label = replicas(load, logcnt)
+    load, label = replicas(load, logcnt, *spares)
     cell = deal(load, label // np.int32(most * (experts // rounds)), num_gpus, uneven)
     if groups > 1 and 2 * num_gpus < num_replicas <= SWAPS * num_gpus:
         group = np.arange(experts) * groups // experts
