@@ -2,7 +2,7 @@
 
 A replica of an expert carries ``load / logcnt``. Everything here is numpy in float64. With it, the
 placement of no balancer at all: experts in order. Not covered: engines that split an expert's
-tokens otherwise (`eplb.throughput.dispatch`).
+tokens otherwise (`eplb.throughput.dispatch`), and expert groups whose number is no power of two.
 """
 
 from __future__ import annotations
@@ -56,6 +56,29 @@ def fetched_experts(
     by_node = held.reshape(*held.shape[:2], num_nodes, -1)
     near = by_node.any(axis=3).repeat(num_gpus // num_nodes, axis=2)
     return (needed & near).sum(axis=1), (needed & ~near).sum(axis=1)
+
+
+def expert_groups(load: np.ndarray) -> int:
+    """The number of groups of consecutive experts that run hot together, as ``load`` shows; or 1.
+
+    load: [..., layers, experts]. Groups are halved as long as the halves' mean logarithmic loads
+    are further apart than experts' own loads explain, by five standard deviations over all layers
+    (a nested analysis of variance), and as eight experts are left in them, too few to tell by
+    else. Routing that is limited to a few groups a token shows so.
+    """
+    load = load.reshape(-1, *load.shape[-2:]).sum(axis=0)
+    live = load[load.any(axis=1)]
+    heat = np.log(live / live.mean(axis=1, keepdims=True) + 0.1)
+    groups, many = 1, 2
+    while heat.size and heat.shape[1] % (8 * many) == 0:
+        parts = heat.reshape(len(heat), many, -1)
+        means = parts.mean(axis=2)
+        apart = np.square(means[:, ::2] - means[:, 1::2])
+        by_chance = 2 * parts.var(axis=2, ddof=1).mean() / parts.shape[2]
+        if apart.mean() > by_chance * (1 + 5 * np.sqrt(2 / apart.size)):
+            groups = many
+        many *= 2
+    return groups
 
 
 def experts_in_order(num_layers: int, num_experts: int, num_slots: int) -> ExpertPlacement:

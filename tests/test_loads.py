@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from eplb.loads import (
     balancedness,
+    expert_groups,
     experts_in_order,
     gpu_loads,
     migrated_experts,
@@ -90,3 +91,24 @@ def test_migrations_are_those_of_a_slow_reimplementation(drawn, layers, seed, ot
     placements = [ExpertPlacement.from_phy2log(p, experts) for p in (before, after)]
     assert migrated_experts(*placements, deployment.num_gpus) == pytest.approx(fetched / layers)
     assert migrated_experts(placements[0], placements[0], deployment.num_gpus) == 0
+
+
+@pytest.mark.parametrize("layers", [2, 30])
+@pytest.mark.parametrize("groups", [1, 2, 4, 8])
+@pytest.mark.parametrize("seed", range(5))
+def test_groups_are_told_from_loads(groups, layers, seed):
+    """By loads in which a group's experts share a factor, over any number of records."""
+    rng = np.random.default_rng(seed)
+    shared = rng.normal(scale=0.8, size=(layers, groups)).repeat(64 // groups, axis=1)
+    popularity = np.exp(shared + rng.normal(scale=0.6, size=(layers, 64)))
+    load = rng.poisson(300 * popularity, size=(3, layers, 64))
+    # In few layers neighbours may happen to be alike, but nothing may be made up.
+    assert expert_groups(load) == groups if layers > 2 else groups % expert_groups(load) == 0
+    load[:, 0] = 0
+    assert groups % expert_groups(load[0]) == 0
+
+
+def test_no_groups_are_told_from_nothing():
+    assert expert_groups(np.zeros((2, 3, 16), dtype=np.int64)) == 1
+    assert expert_groups(np.full((3, 16), 7)) == 1
+    assert expert_groups(np.array([[5]])) == 1

@@ -15,7 +15,7 @@ import numpy as np
 
 from eplb.common import UserError
 from eplb.engines.source import Source
-from eplb.loads import experts_in_order
+from eplb.loads import expert_groups, experts_in_order
 from eplb.placement import Deployment, ExpertPlacement, fewest_slots
 from eplb.trace import TraceHeader
 
@@ -62,6 +62,17 @@ class ExpertStatistics:
         """The same recording for a deployment of these ``sizes``; None leaves what is known."""
         given = {name: size for name, size in sizes.items() if size is not None}
         return replace(self, header=replace(self.header, **given))
+
+    def grouped(self) -> ExpertStatistics:
+        """The same with the expert groups that the loads show, where nothing tells of groups."""
+        if self.header.num_groups is not None:
+            return self
+        many = expert_groups(self.loads)
+        note = (
+            f"the loads show {many} groups of {self.num_experts // many} experts that run hot "
+            f"together, and num_groups is taken as {many}; give --num_groups if it is not"
+        )
+        return replace(self.on(num_groups=many), notes=(*self.notes, *[note] * (many > 1)))
 
     @property
     def iterations(self) -> range:

@@ -41,13 +41,14 @@ def make(options: Namespace, progress: Callable[[float], None]) -> tuple[str, li
     files += [options.decode_statistic_path] * (options.decode_statistic_path is not None)
     part = (options.iter_start, options.iter_stop)
     recorded = [registry.read_statistics(file, *part) for file in files]
-    known = recorded[0].header
+    first = recorded[0].on(num_groups=options.num_groups).grouped()
+    known = first.header
     histories = _histories(files, recorded)
     serving = Serving.of(options.hardware, options.dispatch, known.top_k)
     steps = options.steps_per_iteration or known.steps_per_record
-    more = (options.gpus_per_node, options.num_groups or known.num_groups or 1)
+    more = (options.gpus_per_node, known.num_groups)
     deployments = [
-        deployment_of(recorded[0].num_experts, gpus, spare, *more)
+        deployment_of(first.num_experts, gpus, spare, *more)
         for gpus in dict.fromkeys(options.ep_size)
         for spare in SPARE_SLOTS
     ]
@@ -61,13 +62,14 @@ def make(options: Namespace, progress: Callable[[float], None]) -> tuple[str, li
             progress(number / len(deployments))
     if options.plot is not None:
         draw(options.plot, trials)
-    warnings = [*dict.fromkeys(why for each in histories.values() for why in doubts(each))]
+    doubtful = dict.fromkeys(why for each in histories.values() for why in doubts(each))
+    warnings = [*first.notes, *doubtful]
     if steps is None:
         warnings.append(
             "the recording does not tell how many engine steps an iteration sums up; taken as 1, "
             "so that moves weigh as if intervals were so short: give --steps_per_iteration"
         )
-    return _text(options, recorded[0].iterations, study, trials), warnings
+    return _text(options, first.iterations, study, trials), warnings
 
 
 def _histories(files: list[Path], recorded: list[ExpertStatistics]) -> dict[str, History]:

@@ -16,7 +16,10 @@ from eplb.throughput.profile import add_arguments
 SHARED = {
     "ep_size": (positive_int, "expert-parallel ranks, GPUs (default: as recorded)"),
     "first_moe_layer": (int, "its number, where statistics count MoE layers alone"),
-    "num_groups": (positive_int, "expert groups of the model's routing (default: 1)"),
+    "num_groups": (
+        positive_int,
+        "expert groups of the model's routing (default: as the loads show)",
+    ),
     "program_path": (path_argument, f"balancer to plan with (default: {DEFAULT_PROGRAM})"),
     "validate": (float, "share of the iterations, the last, that figures are of and no plan sees"),
 }

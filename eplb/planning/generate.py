@@ -40,7 +40,7 @@ def generate(options: Namespace) -> tuple[str, list[str]]:
         num_replicas=options.num_slots,
         num_groups=options.num_groups,
         num_nodes=options.num_nodes,
-    )
+    ).grouped()
     warnings = [*statistics.notes]
     if target.write_placement is None:
         target.write_statistics(output, statistics)
@@ -141,9 +141,6 @@ def _ignored(
         f"updates each layer at most once": updates > len(layers),
         f"num_groups {groups} does not spread over num_nodes {nodes}; most programs then ignore "
         f"both": nodes > 1 and not deployment.can_be_node_local,
-        "--num_groups has no effect with --num_nodes 1": (
-            (options.num_groups or 1) > 1 and nodes == 1
-        ),
         f"the statistics number the MoE layers alone, {target.name} the model's layers: written "
         f"as layers {spans([*layers])}; give --first_moe_layer (3 for DeepSeek-V3) if the model "
         f"begins with dense layers": placement.moe_layers_only and not target.numbers_moe_layers,

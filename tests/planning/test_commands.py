@@ -139,12 +139,24 @@ def test_a_recording_becomes_a_trace(no_sandbox, recording, tmp_path):
         ({"ep_size": 1}, "ep_size 1 leaves nothing"),
         ({"ep_size": 16}, "hold 8 ranks, ep_size is 16"),
         ({"layer_updates_per_iter": 3}, "3 is more than the 2 layers"),
-        ({"num_groups": 8}, "no effect with --num_nodes 1"),
         ({"num_groups": 1, "num_nodes": 2}, "does not spread over num_nodes 2"),
     ],
 )
 def test_what_the_engine_ignores_is_warned_about(no_sandbox, recording, tmp_path, options, warning):
     assert warning in " ".join(generated(recording, tmp_path / "out.yaml", **options)[1])
+
+
+def test_groups_that_nobody_tells_are_told_from_the_loads(no_sandbox, tmp_path):
+    """`--format trace` keeps them, so that programs are evolved with them too."""
+    workload = WorkloadModel(layers=8, experts=64, windows=3, regime_window=None, shifts=())
+    counts, output = tmp_path / "counts.json", tmp_path / "trace.json"
+    counts.write_text(json.dumps(make_trace(workload).loads.tolist()))
+    size = {"num_slots": 64, "format": "trace"}
+    (note,) = generated(counts, output, **size)[1]
+    assert "8 groups of 8 experts" in note and "give --num_groups" in note
+    assert traces.read_trace(output).deployment().num_groups == 8
+    assert not generated(counts, output, num_groups=2, **size)[1]
+    assert traces.read_trace(output).deployment().num_groups == 2
 
 
 def test_layer_numbers_that_are_not_the_models_are_warned_about(no_sandbox, recording, tmp_path):
