@@ -29,7 +29,7 @@ TOGETHER, ROUNDS, SWAPS, RISE = 2, 5, 6, 0.08
 UNEVEN = (0.001, 0.02, 0.2)
 # Slots of a GPU up to which counts are searched, turns and replicas to pack at most; ways tried in
 # a turn, and how much loads differ in the last.
-FEW, TURNS, TRIED, TRIALS, CHANGE = 4, 16, 200_000, 192, 2.4
+FEW, TURNS, TRIED, TRIALS, CHANGE = 4, 16, 50_000, 192, 2.4
 
 
 def sort_labelled(value, label):
