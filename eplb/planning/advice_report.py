@@ -219,7 +219,10 @@ def _phases(study: Study, deployment: Deployment) -> str:
 
 
 def _command(options: Namespace, deployment: Deployment) -> str:
-    """The call of generate_eplb_config.py, without what it takes anyway."""
+    """The call of generate_eplb_config.py.
+
+    It names all sizes: the recording may be of others, or show groups that the user denied.
+    """
     is_default = options.program_path == project_file(planner.DEFAULT_PROGRAM)
     arguments = {
         "expert_statistic_path": options.expert_statistic_path,
@@ -227,8 +230,8 @@ def _command(options: Namespace, deployment: Deployment) -> str:
         "num_slots": deployment.num_replicas,
         "iter_start": options.iter_start,
         "iter_stop": options.iter_stop,
-        "num_nodes": deployment.num_nodes if deployment.num_nodes > 1 else None,
-        "num_groups": deployment.num_groups if deployment.num_groups > 1 else None,
+        "num_nodes": deployment.num_nodes,
+        "num_groups": deployment.num_groups,
         "program_path": None if is_default else options.program_path,
         "output_path": "moe_load_balancer.yaml",
     }

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shlex
 import subprocess
 import sys
 from dataclasses import replace
@@ -20,10 +21,10 @@ from eplb.planning import advice, advice_report
 from eplb.planning.advice import Study, Trial, deployment_of, held_out, in_windows
 from eplb.throughput.profile import Serving, default_serving
 from eplb.throughput.worth import Worth
-from eplb.trace import History, write_trace
+from eplb.trace import History, read_trace, write_trace
 from eplb.workload_model import PRESETS, generate
 from tests.engines.samples import statistics
-from tests.planning.commands import GreedySandbox, advised
+from tests.planning.commands import GreedySandbox, advised, generated
 
 ROOT = Path(__file__).parents[2]
 
@@ -89,6 +90,23 @@ def test_the_command_that_it_ends_with_makes_the_file(no_sandbox, recording, tmp
     )
     assert made.returncode == 0, made.stderr
     assert (tmp_path / "moe_load_balancer.yaml").is_file()
+
+
+@pytest.mark.parametrize(
+    "sizes", [{"num_nodes": 3, "num_gpus": 3}, {"num_nodes": 4, "num_groups": 8}]
+)
+def test_the_command_makes_the_deployment_that_was_tried(no_sandbox, tmp_path, sizes):
+    """Whatever the recording tells of its own."""
+    trace = generate(replace(PRESETS["stationary"], layers=8, experts=64))
+    header = replace(trace.header, num_nodes=None, num_groups=None)
+    write_trace(tmp_path / "trace.json", replace(trace, header=replace(header, **sizes)))
+    text, _ = told(tmp_path / "trace.json", gpus_per_node=4, num_groups=1)
+    command = shlex.split(text.splitlines()[-1])[2:]
+    output = command[command.index("--output_path") + 1] = tmp_path / "plan.json"
+    given = {option[2:]: value for option, value in zip(command[::2], command[1::2])}
+    generated(**given, format="trace")
+    found = read_trace(output).deployment()
+    assert (found.num_gpus, found.num_nodes, found.num_groups) == (4, 1, 1)
 
 
 def test_as_a_user_runs_it(recording, tmp_path):
