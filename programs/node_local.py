@@ -252,7 +252,7 @@ def rebalance_experts(weight, num_replicas, num_groups, num_nodes, num_gpus):
     load, held, count = replicate(load.take(expert).reshape(-1, local), spare // num_nodes)
     most, start = int(count.max()), np.arange(0, layers * experts, local)[:, None]
     group = held // (most * (size if apart > TOGETHER * chance else local))
-    slot = deal(load, group, num_gpus // num_nodes, spare == 0)
+    slot = deal(load, group, num_gpus // num_nodes, spare < num_gpus)
     node = np.arange(0, num_replicas, num_replicas // num_nodes)[:, None]
     slot = (slot.reshape(layers, num_nodes, -1) + node).reshape(slot.shape)
     place, before = held // most, np.arange(layers).repeat(num_nodes)[:, None]

@@ -1,10 +1,9 @@
 """Nearly the best balancedness with few migrations: repairs the placement instead of redoing it.
 
 Slots keep their experts, save where clearly hotter experts need replicas that colder ones can
-spare; where GPUs hold few slots and few are spare, so that light experts are placed anew;
-and where hot GPUs swap replicas with cool ones because the sum of squared GPU loads falls enough:
-of the forecast, of each expert group's part of it, as groups run hot together, and of the main
-deviations. Forecast and deviations are those of `programs/balanced.py`.
+spare; where GPUs hold few slots and few are spare, so that light ones are placed anew; and where
+swaps of hot GPUs with cool ones lower the sum of squared GPU loads enough: of the forecast, of each
+group's part of it, and of the main deviations. Forecasts: see `programs/balanced.py`.
 
 Sources: replication of DeepSeek's EPLB; longest processing time first; pairwise interchange in load
 balancing. Lineage: docs/lineage.md. Not covered: nodes, how far a move goes, a limit of moves.
@@ -14,8 +13,9 @@ import numpy as np
 import torch
 
 # EVOLVE-BLOCK-START
-# How much hotter a new replica must be than the one it replaces; halvings to find the coldest.
-CLEARLY, HALVINGS = 1.05, 8
+# How much hotter a new replica must be than the one it replaces, halvings to find the coldest, and
+# how much larger than others claims are that come first.
+CLEARLY, HALVINGS, MUCH = 1.05, 8, 1.25
 # Where GPUs hold so few slots, less than one of them spare, all but the heaviest are placed anew;
 # what it is worth in mean GPU loads that they stay, and how much more that an expert's are parted.
 FEW, STAY, PARTED = 6, 0.1, 100
@@ -27,11 +27,11 @@ ROUNDS, WORTHWHILE = (5, 30), (2e-4, 1e-5)
 # One GPU in so many is hot, and the slots that one is compared with.
 SHARE, REACH = 8, 18
 # How much less a window counts in the forecast than the one after it, and how much smaller errors
-# must be than those of the third, the usual choice; windows remembered.
+# must be than those of the third, the usual choice; windows remembered; patterns over time that
+# swaps heed, and the windows from which on these are trusted wholly.
 DECAYS = np.array([0.0, 0.3, 0.5, 0.7, 0.85, 0.95])
-DOUBTS, MEMORY = np.array([0.06, 0.03, 0.0, 0.03, 0.06, 0.09]), 24
-# Patterns over time that swaps heed, and the windows from which on these are trusted wholly.
-PATTERNS, TRUSTED = 3, 5
+DOUBTS = np.array([0.06, 0.03, 0.0, 0.03, 0.06, 0.09])
+MEMORY, PATTERNS, TRUSTED = 24, 3, 5
 
 
 class History:
@@ -83,8 +83,7 @@ class History:
     def columns(self, weight):
         """Forecast and main patterns of deviation from it: [1 + patterns, layers * experts]."""
         used = weight > 1e-4
-        windows = np.count_nonzero(used)
-        mix = weight[:, None]
+        windows, mix = np.count_nonzero(used), weight[:, None]
         if windows > 1:
             apart = (np.eye(MEMORY) - mix) * (used * min(1, windows / TRUSTED) / np.sqrt(windows))
             largest = np.linalg.eigh(apart.T @ self.product @ apart)[1].T[1 - windows :]
@@ -121,8 +120,8 @@ class Placement:
         spare, held = self.slots - self.experts, np.float32(self.count - 1).reshape(load.shape)
         extra = 0 * held
         low, high = np.zeros((self.layers, 1), np.float32), 2 * load.max(axis=1, keepdims=True)
-        # The least claim that is met lies between them.
-        for _ in range(HALVINGS):
+        # The least claim that is met lies between them, and is small where many slots are spare.
+        for _ in range(HALVINGS + 2 * (spare // self.experts // 8).bit_length()):
             least = (low + high) / 2
             most = load / least
             met = np.minimum(np.maximum(held, np.floor(most)), np.floor(most * clearly))
@@ -131,7 +130,8 @@ class Placement:
             low, high = np.where(fits, low, least), np.where(fits, least, high)
         while (left := (spare - extra.sum(axis=1)).astype(int)).any():
             claim = load / (extra + 1) * np.where(extra < held, clearly, 1)
-            extra += (-claim).argsort(axis=1).argsort(axis=1) < left[:, None]
+            large = MUCH * claim >= claim.max(axis=1, keepdims=True)
+            extra += large & ((-claim).argsort(axis=1).argsort(axis=1) < left[:, None])
         self.count = extra.ravel().astype(int) + 1
 
     def repair(self, load):
@@ -217,10 +217,10 @@ class Placement:
             layer = np.unique(here % total.shape[1] // self.gpus)
 
     def worthwhile_swaps(self, items, total, layer, least):
-        """Find the best swap of each of the hottest GPUs with one of several cool ones.
+        """Find slots to swap, of each of the hottest GPUs with the best of several cool ones.
 
         items: [columns, slots]; total: [columns, layers * gpus]. The k-th of the ``many`` hottest
-        GPUs of each ``layer`` chooses among every many-th of the others. Returns slots.
+        GPUs of each ``layer`` chooses among every many-th of the others.
         """
         size, many = len(self.held), max(1, self.gpus // SHARE)
         blocks = max(1, self.gpus // many - 1)
@@ -234,9 +234,9 @@ class Placement:
         turned = (np.arange(many)[:, None] + self.turn) % many
         cool = cool[:, block, turned].reshape(-1, partners)
         self.turn += 1
-        position = np.arange(size) * total.shape[1]
-        here = hot[:, None] + position
-        there = (cool[:, :, None] + position).reshape(-1, partners * size)
+        place = np.arange(size) * total.shape[1]
+        here = hot[:, None] + place
+        there = (cool[:, :, None] + place).reshape(-1, partners * size)
         gap = total[:, hot, None] - total.take(cool, axis=1)
         # |give - take|^2 - (give - take) gap is minus half the gain; sums over columns as products.
         give, take = (np.ones((len(items) + 2, *a.shape), np.float32) for a in (here, there))
@@ -261,12 +261,12 @@ class Placement:
         phy2log = phy2log - np.arange(0, layers * experts, experts)[:, None]
         self.by_expert = phy2log.astype(np.int16).argsort(axis=1, kind="stable").ravel()
         self.start, most = self.count.cumsum() - self.count, int(self.count.max())
-        place = np.arange(0, len(self.count) * most, most) - self.start
-        place = np.repeat(place, self.count) + np.arange(layers * slots)
+        place = np.repeat(np.arange(len(self.count)) * most - self.start, self.count)
+        place += np.arange(layers * slots)
         log2phy = np.full((layers, experts, most), -1)
         log2phy.reshape(-1)[place] = self.by_expert
-        maps = phy2log, log2phy, self.count.reshape(layers, experts).copy()
-        return tuple(torch.from_numpy(each) for each in maps)
+        logcnt = self.count.reshape(layers, experts).copy()
+        return tuple(map(torch.from_numpy, (phy2log, log2phy, logcnt)))
 
 
 history = placement = None
