@@ -257,10 +257,11 @@ def main(arguments: list[str] | None = None) -> int:
     args = parser.parse_args(arguments)
     if args.plot and args.spare_slots:
         parser.error("--plot shows speed, which is not measured with --spare_slots")
+    args.seeds, numbers = [*dict.fromkeys(args.seeds)], dict.fromkeys(args.spare_slots)
     compared = [*SCENARIOS, *(scenarios.recorded(*trace) for trace in args.trace)]
     if args.scenarios:
         compared = scenarios.chosen(args.scenarios, compared)
-    compared = [each.with_spare(n) for each in compared for n in args.spare_slots] or compared
+    compared = [each.with_spare(n) for each in compared for n in numbers] or compared
     programs = {project_file(SEED), *(path.resolve() for path in args.programs)}
     command.check_names("--programs", (path.name for path in programs))
     command.check_names("--trace", (each.name for each in compared))

@@ -45,12 +45,15 @@ class Scenario:
         return {name: History.of(generate(each)) for name, each in workloads.items()}
 
     def with_spare(self, spare: int) -> Scenario:
-        """The same with ``spare`` more slots on each GPU than the experts need."""
+        """The same with ``spare`` more slots on each GPU than experts need; raises `UserError`."""
         model, gpus = self.workload, self.deployment.num_gpus
         experts = model.loads.shape[2] if isinstance(model, Trace) else model.experts
         slots = fewest_slots(experts, gpus) + spare * gpus
         deployment = replace(self.deployment, num_replicas=slots)
-        deployment.check(experts)
+        try:
+            deployment.check(experts)
+        except UserError as error:
+            raise UserError(f"--spare_slots {spare} on {self.name}: {error}") from error
         return replace(self, name=f"{self.name}, {spare} spare", deployment=deployment)
 
 
