@@ -121,7 +121,7 @@ class Placement:
         extra = 0 * held
         low, high = np.zeros((self.layers, 1), np.float32), 2 * load.max(axis=1, keepdims=True)
         # The least claim that is met lies between them, and is small where many slots are spare.
-        for _ in range(HALVINGS + 2 * (spare // self.experts // 8).bit_length()):
+        for _ in range(HALVINGS + 8 * (spare // self.experts // 5).bit_length()):
             least = (low + high) / 2
             most = load / least
             met = np.minimum(np.maximum(held, np.floor(most)), np.floor(most * clearly))
