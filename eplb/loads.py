@@ -21,8 +21,12 @@ def slot_loads(load: np.ndarray, placement: ExpertPlacement) -> np.ndarray:
 
 def gpu_loads(load: np.ndarray, placement: ExpertPlacement, num_gpus: int) -> np.ndarray:
     """[..., layers, num_gpus] float64: tokens per GPU, from ``load`` [..., layers, experts]."""
-    slots = slot_loads(load, placement)
-    return slots.reshape(*slots.shape[:-1], num_gpus, -1).sum(axis=-1)
+    return sum_over_gpus(slot_loads(load, placement), num_gpus)
+
+
+def sum_over_gpus(by_slot: np.ndarray, num_gpus: int) -> np.ndarray:
+    """[..., num_gpus] sums over the slots of each GPU, from ``by_slot`` [..., slots]."""
+    return by_slot.reshape(*by_slot.shape[:-1], num_gpus, -1).sum(axis=-1)
 
 
 def balancedness(loads: np.ndarray) -> np.ndarray:

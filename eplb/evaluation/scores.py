@@ -14,7 +14,7 @@ from itertools import pairwise
 
 import numpy as np
 
-from eplb.loads import balancedness, experts_in_order, migrated_experts
+from eplb.loads import balancedness, experts_in_order, migrated_experts, sum_over_gpus
 from eplb.placement import Deployment, ExpertPlacement, node_locality
 from eplb.throughput.dispatch import gpu_loads, slot_loads
 from eplb.throughput.profile import Serving, default_serving
@@ -55,8 +55,7 @@ class PlacementScores:
     @cached_property
     def gpu_loads(self) -> np.ndarray:
         """[W, layers, num_gpus] the same per GPU."""
-        by_gpu = (*self.slot_loads.shape[:2], self.deployment.num_gpus, -1)
-        return self.slot_loads.reshape(by_gpu).sum(axis=3)
+        return sum_over_gpus(self.slot_loads, self.deployment.num_gpus)
 
     @metric
     def balancedness_score(self) -> np.ndarray:

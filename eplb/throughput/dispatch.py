@@ -26,8 +26,8 @@ def gpu_loads(
     load: np.ndarray, placement: ExpertPlacement, deployment: Deployment, rule: str = "even"
 ) -> np.ndarray:
     """[..., layers, num_gpus] float64: tokens per GPU, from ``load`` [..., layers, experts]."""
-    slots = slot_loads(load, placement, deployment, rule)
-    return slots.reshape(*slots.shape[:-1], deployment.num_gpus, -1).sum(axis=-1)
+    by_slot = slot_loads(load, placement, deployment, rule)
+    return loads.sum_over_gpus(by_slot, deployment.num_gpus)
 
 
 def slot_loads(

@@ -153,9 +153,8 @@ class _Steps:
     def hottest(self, window: np.ndarray, by_slot: np.ndarray) -> np.ndarray:
         """[layers] seconds, for tokens ``by_slot`` [layers, slots] of ``window``."""
         share = _share(window, by_slot)
-        by_gpu = (len(window), self.gpus, -1)
-        rows = self.tokens * self.profile.top_k * share.reshape(by_gpu).sum(axis=2)
-        active = self._active(share).reshape(by_gpu).sum(axis=2)
+        rows = self.tokens * self.profile.top_k * loads.sum_over_gpus(share, self.gpus)
+        active = loads.sum_over_gpus(self._active(share), self.gpus)
         slots = by_slot.shape[1] // self.gpus
         return self._seconds(self._layer_ms(slots, active, rows).max(axis=1))
 
