@@ -11,6 +11,7 @@ import subprocess
 from collections import Counter
 from collections.abc import Iterable
 from contextlib import suppress
+from functools import cache
 from pathlib import Path
 
 from eplb.common import (
@@ -47,9 +48,10 @@ def readable(text: str) -> Path:
     return path
 
 
-def shipped_programs() -> list[Path]:
-    """This project's own, but for the seed."""
-    return sorted(project_file("programs").glob("*.py"))
+@cache
+def shipped_programs() -> tuple[Path, ...]:
+    """This project's own, but for the seed; asked for by every cell of a table."""
+    return tuple(sorted(project_file("programs").glob("*.py")))
 
 
 def check_names(option: str, names: Iterable[str]) -> None:
