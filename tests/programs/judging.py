@@ -59,11 +59,15 @@ def drifting(windows: int, seed: int, noise: float, change: int | None = None, l
     return np.array(result)
 
 
-def swinging(windows, seed, change=None):
-    """`drifting` loads whose groups rise and fall as wholes too, which nobody can foresee."""
-    swing = np.random.default_rng(seed).normal(scale=0.4, size=(windows, 24, 8))
-    loads = drifting(windows, seed=seed, noise=0.1, change=change, layers=24)
-    return np.rint(loads * np.exp(swing).repeat(32, axis=2)).astype(np.int64)
+def swung(loads: np.ndarray, seed: int, scale: float = 0.4) -> np.ndarray:
+    """``loads`` whose 8 groups rise and fall as wholes in each window, which nobody can foresee."""
+    swing = np.random.default_rng(seed).normal(scale=scale, size=(*loads.shape[:2], 8))
+    return np.rint(loads * np.exp(swing).repeat(loads.shape[2] // 8, axis=2)).astype(np.int64)
+
+
+def swinging(windows: int, seed: int, change: int | None = None) -> np.ndarray:
+    """`drifting` loads of 24 layers, `swung`."""
+    return swung(drifting(windows, seed=seed, noise=0.1, change=change, layers=24), seed)
 
 
 def next_window(

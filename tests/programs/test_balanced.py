@@ -20,6 +20,7 @@ from tests.programs.judging import (
     next_window,
     reference_balancedness,
     same_window,
+    swung,
 )
 
 
@@ -34,15 +35,6 @@ def test_balanced_needs_no_spare_slot(experts, gpus):
     assert ours >= reference_balancedness(load, deployment) + 0.0005
 
 
-def rising_together(seed: int, spread: float) -> np.ndarray:
-    """[8, 12, 256] loads of 8 groups; experts and, by ``spread``, groups change in each window."""
-    rng = np.random.default_rng(seed)
-    popularity = rng.normal(scale=0.6, size=(12, 256))
-    noise = rng.normal(scale=0.2, size=(8, 12, 256))
-    rise = np.repeat(rng.normal(scale=spread, size=(8, 12, 8)), 32, axis=2)
-    return np.rint(2000 * np.exp(popularity + noise + rise)).astype(np.int64)
-
-
 @pytest.mark.parametrize(
     "deployment",
     [V3, Deployment(256, 8, 4, 16), Deployment(320, 8, 8, 64), Deployment(384, 8, 1, 32)],
@@ -50,13 +42,13 @@ def rising_together(seed: int, spread: float) -> np.ndarray:
 )
 def test_balanced_keeps_groups_apart_that_rise_together(deployment):
     """The same windows without groups are placed as if experts changed on their own."""
-    windows = rising_together(seed=14, spread=0.5)
+    windows = swung(drifting(8, seed=14, noise=0.2, layers=12), seed=14, scale=0.5)
     alone = next_window("balanced", windows, replace(deployment, num_groups=1))
     assert (next_window("balanced", windows, deployment) - alone).mean() >= 0.01
 
 
 def test_balanced_places_groups_that_do_not_rise_together_as_if_there_were_none():
-    windows = rising_together(seed=15, spread=0)
+    windows = drifting(8, seed=15, noise=0.2, layers=12)
     told, untold = fresh("balanced"), fresh("balanced")
     for window in windows:
         placement = answer(told, window, V3)

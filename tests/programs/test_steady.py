@@ -11,7 +11,7 @@ import pytest
 from eplb.loads import migrated_experts
 from eplb.placement import Deployment
 from eplb.workload_model import PRESETS, generate
-from tests.programs.judging import V3, answer, drifting, fresh, next_window
+from tests.programs.judging import V3, answer, drifting, fresh, next_window, swung
 
 
 @pytest.mark.parametrize("noise", [0.05, 0.3])
@@ -36,10 +36,7 @@ def test_steady_costs_little_balancedness(noise, deployment):
 @pytest.mark.parametrize("deployment", [V3, Deployment(320, 8, 8, 64)], ids=str)
 def test_steady_parts_experts_whose_loads_rise_together(deployment):
     """Half of what experts of a group differ by from window to window they have in common."""
-    rng = np.random.default_rng(14)
-    windows = drifting(12, seed=14, noise=0.3)
-    rise = rng.normal(scale=0.4, size=(*windows.shape[:2], deployment.num_groups))
-    windows = np.rint(windows * np.exp(np.repeat(rise, 256 // 8, axis=2))).astype(np.int64)
+    windows = swung(drifting(12, seed=14, noise=0.3), seed=14)
     known, unknown = (
         next_window("steady", windows, replace(deployment, num_groups=groups)) for groups in (8, 1)
     )
