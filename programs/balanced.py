@@ -4,7 +4,7 @@ The next window is expected to be the mean of the remembered windows that are li
 ones fade, as fast as forecasts that came true did; after a regime change none is left, and a regime
 that returns finds its own. Replication is greedy, all claims at once; of small problems with few
 slots a GPU many counts are tried. Replicas are dealt to GPUs in rounds, each of one expert group
-where groups rise together, or from both ends where hot experts stand alone; then pairs of GPUs swap
+where groups rise together, or one by one where hot experts stand alone; then pairs of GPUs swap
 those that most lower squared loads over the forecast and the main deviations from it.
 
 Sources: https://github.com/deepseek-ai/EPLB for replication and LPT; deviations are principal
@@ -25,8 +25,8 @@ MEMORY, ALIKE, PATTERNS, TRUSTED = 48, 2.5, 3, 5
 # How many times as far apart as by chance groups are whose loads rise together; slots of a GPU from
 # which on they have own rounds, and up to which swaps part halves of them; how far halves may rise.
 TOGETHER, ROUNDS, SWAPS, RISE = 2, 5, 6, 0.08
-# Unevenness that dealing from both ends may mend: without spare slots, with, with groups apart.
-UNEVEN = (0.001, 0.02, 0.2)
+# Unevenness that dealing one by one may mend: of all, of one slot, and of all with groups apart.
+UNEVEN = (0.02, 0.1, 0.2)
 # Slots of a GPU up to which counts are searched, turns and replicas to pack at most; ways tried in
 # a turn, and how much loads differ in the last.
 FEW, TURNS, TRIED, TRIALS, CHANGE = 4, 16, 50_000, 192, 2.4
@@ -154,44 +154,43 @@ def deal(load, group, num_packs, uneven):
     load, group: [rows, items], float32, ascending, and int32. Rounds are of one group as far as
     possible, unless that leaves the heaviest pack ``uneven`` of the mean above the least.
     """
-    items = load.shape[1]
-    bits = (items - 1).bit_length()
-    # Ascending in one group and descending in the next, so that those in a round are alike.
+    items, bits = load.shape[1], (load.shape[1] - 1).bit_length()
     down = (1 << bits) - 1
+    # Ascending in one group and descending in the next, so that those in a round are alike.
     item = group << bits | np.arange(items, dtype=np.int32) ^ -(group & 1) & down
     item.sort(axis=1)
     cell, total = deal_rounds(load, item & down ^ -(item >> bits & 1) & down, num_packs)
     mean, hottest = total.mean(axis=1), total.max(axis=1)
     # No pack with the heaviest item can have less.
-    least = np.maximum(load[:, -1] + load[:, : len(cell) - 1].sum(axis=1), mean) + uneven * mean
-    for ease in (0.5, 1.0) if len(cell) > 2 and (hottest > least).any() else ():
-        row = np.flatnonzero(hottest > least)
-        other, total = deal_from_both_ends(load[row], num_packs, ease)
+    least = np.maximum(load[:, -1] + load[:, : len(cell) - 1].sum(axis=1), mean)
+    row = np.flatnonzero(hottest > least + uneven * mean)
+    if len(row) and len(cell) > 2:
+        other, total = deal_singly(load[row], num_packs)
         other += (row - np.arange(len(row))) * items
         better = total.max(axis=1) < hottest[row]
         cell[:, :, row[better]] = other[:, :, better]
-        hottest[row[better]] = total.max(axis=1)[better]
     return cell
 
 
-def deal_from_both_ends(load, num_packs, ease):
-    """Deal as `deal_rounds`, but packs with heavy items take the lightest ones while they must.
+def deal_singly(load, num_packs):
+    """Deal as `deal_rounds`, but the heaviest item left to the pack that is to be the lightest.
 
-    That is, in as many rounds as keep them below the mean if all others give them a usual item
-    (ease 0) or their lightest (1). Packs that are too heavy in any case do not count for the mean.
+    That is, if all room left took the mean of the items left: light ones are for those with heavy.
     """
     rows, items = load.shape
-    capacity, pack, turn = items // num_packs, np.arange(num_packs), np.arange(items // num_packs)
-    sums = np.pad(load.cumsum(axis=1, dtype=np.float64), ((0, 0), (1, 0)))
-    rest = (sums[:, items - pack] - sums[:, pack * (capacity - 1)]) / (num_packs - pack)
-    usual = (1 - ease) * load[:, :-num_packs].mean(axis=1, keepdims=True)
-    usual += ease * load[:, :-num_packs:num_packs].mean(axis=1, keepdims=True)
-    over = load[:, : -num_packs - 1 : -1] + (capacity - 1) * usual - rest.min(axis=1, keepdims=True)
-    many = np.ceil(over / np.maximum(usual - load[:, :1], 1e-30)).clip(0, capacity - 1)
-    light = ((turn > 0) & (turn <= many[:, :, None])).transpose(0, 2, 1)
-    first = (many.cumsum(axis=1) - many)[:, None] + turn[:, None] - 1
-    last = items - (~light).reshape(rows, items).cumsum(axis=1).reshape(light.shape)
-    return deal_rounds(load, np.where(light, first, last).astype(np.int32), num_packs)
+    start = np.arange(0, rows * num_packs, num_packs)
+    total = np.zeros((rows, num_packs), dtype=np.float32)
+    room = np.full(total.shape, items // num_packs, dtype=np.float32)
+    mean = load.cumsum(axis=1) / np.arange(1, items + 1, dtype=np.float32)
+    packs, rounds = np.empty((2, items, rows), dtype=np.int64)
+    for item in range(items - 1, -1, -1):
+        pack = packs[item] = (total + room * mean[:, item, None]).argmin(axis=1) + start
+        left = rounds[item] = room.ravel()[pack] - 1
+        room.ravel()[pack] = left
+        total.ravel()[pack] += np.where(left > 0, load[:, item], np.inf)
+    cell = np.empty((items // num_packs, num_packs, rows), dtype=np.int64)
+    cell[rounds, packs - start, np.arange(rows)] = np.arange(load.size).reshape(rows, items).T
+    return cell, load.take(cell).sum(axis=0).T
 
 
 def deal_rounds(load, item, num_packs):
@@ -276,7 +275,8 @@ def rebalance_experts(weight, num_replicas, num_groups, num_nodes, num_gpus):
     groups = num_groups if apart > TOGETHER * chance else 1
     rounds = groups if num_replicas >= ROUNDS * num_gpus else 1
     # Hot experts that stand alone matter more than groups where several windows show them.
-    uneven = UNEVEN[2 if rounds > 1 and (spare or len(columns) == 1) else int(spare > 0)]
+    apart = rounds > 1 and (spare or len(columns) == 1)
+    uneven = UNEVEN[2] if apart else min(UNEVEN[0], UNEVEN[1] * num_gpus / num_replicas)
     load, label = replicas(load, logcnt, *spares)
     cell = deal(load, label // np.int32(most * (experts // rounds)), num_gpus, uneven)
     if groups > 1 and 2 * num_gpus < num_replicas <= SWAPS * num_gpus:
