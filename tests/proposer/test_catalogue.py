@@ -100,6 +100,33 @@ def test_swaps_never_make_the_heaviest_pack_heavier_and_often_lighten_it():
     assert lighter > 20
 
 
+@few
+@given(rows=weights(), data=st.data())
+def test_neighbours_go_to_different_packs(rows, data):
+    weight = torch.tensor(rows, dtype=torch.float32)
+    items = weight.shape[1]
+    num_packs = data.draw(st.sampled_from([n for n in range(1, items + 1) if items % n == 0]))
+    part = read_part(CATALOGUE / "packing" / "neighbours_apart.py")
+    for packs in loaded(part)(weight, num_packs)[0].view(-1, num_packs).tolist():
+        assert sorted(packs) == list(range(num_packs))
+
+
+def test_neighbours_apart_stay_balanced_when_groups_rise_together():
+    """Planned for even groups, met by groups that are up to twice as hot as foreseen."""
+    rng = np.random.default_rng(4)
+    planned = rng.lognormal(sigma=0.5, size=(40, 6, 8))
+    met = planned * rng.uniform(0.5, 2, size=(40, 6, 1))
+    heaviest = []
+    for name in ("neighbours_apart", "lpt_rounds", "lpt_swaps"):
+        part = read_part(CATALOGUE / "packing" / f"{name}.py")
+        packs, _ = loaded(part)(torch.tensor(planned.reshape(40, 48)), 8)
+        load = torch.zeros(40, 8, dtype=torch.float64)
+        load.scatter_add_(1, packs, torch.from_numpy(met.reshape(40, 48)))
+        heaviest.append(float(load.amax(dim=1).mean()))
+    apart, plain, swapped = heaviest
+    assert apart < 0.95 * min(plain, swapped)
+
+
 @pytest.mark.parametrize("name", ["lpt_rounds", "lpt_swaps"])
 def test_packing_beats_dealing_in_turn(name):
     weight = torch.tensor(np.random.default_rng(2).lognormal(size=(30, 24)), dtype=torch.float32)
