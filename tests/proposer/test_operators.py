@@ -44,7 +44,7 @@ def test_same_stream_same_result(name, seed):
 @pytest.mark.parametrize("operator", OPERATORS, ids=lambda operator: operator.__name__)
 def test_each_operator_finds_something_to_do_and_changes_the_code(operator):
     done = 0
-    for seed in range(12):
+    for seed in range(24):
         rng = random.Random(seed)
         program = walked("seed", seed, 2)[-1]
         change = operator(program, rng, Sources(PARTS, [Program(SEED)]))

@@ -14,15 +14,15 @@ def replicate_experts(weight, num_physical):
     rows, experts = weight.shape
     spare = num_physical - experts
     load = np.asarray(weight, dtype=np.float32)
-    hottest_first = np.argsort(-load, axis=1)
-    table = [(rank, k) for rank in range(experts) for k in range(1, spare // (rank + 1) + 1)]
-    rank, divisor = np.array(table, dtype=np.int64).reshape(-1, 2).T
-    candidate = hottest_first[:, rank]
-    every_row = np.arange(rows)[:, None]
-    quotient = load[every_row, candidate] / divisor
-    chosen = np.argsort(-quotient, axis=1)[:, :spare]
-    extra = candidate[every_row, chosen]
-    cell = extra + every_row * experts
-    count = np.bincount(cell.ravel(), minlength=rows * experts).reshape(rows, experts) + 1
-    phy2log = np.concatenate([np.tile(np.arange(experts), (rows, 1)), extra], axis=1)
-    return torch.from_numpy(phy2log), torch.from_numpy(count)
+    start = np.arange(0, rows * experts, experts)[:, None]
+    most = spare // np.arange(1, min(experts, spare) + 1)
+    rank = np.repeat(np.arange(len(most)), most)
+    divisor = np.arange(1, len(rank) + 1) - np.repeat(most.cumsum() - most, most)
+    candidate = np.argsort(-load, axis=1).take(rank, axis=1) + start
+    quotient = load.ravel()[candidate] / divisor.astype(np.float32)
+    # The last of the chosen parts them from the rest; without spare replicas there is none.
+    chosen = np.argpartition(-quotient, np.arange(spare)[-1:], axis=1)[:, :spare]
+    extra = np.sort(np.take_along_axis(candidate, chosen, axis=1), axis=1)
+    count = np.bincount(extra.ravel(), minlength=rows * experts).reshape(rows, experts) + 1
+    expert = np.tile(np.arange(experts), (rows, 1))
+    return torch.from_numpy(np.hstack([expert, extra - start])), torch.from_numpy(count)

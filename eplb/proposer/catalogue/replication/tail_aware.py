@@ -25,5 +25,6 @@ def replicate_experts(weight, num_physical):
         extra[:, replica] = hottest
         count[row, hottest] += 1
         share[row, hottest] = planned[row, hottest] / count[row, hottest]
+    extra.sort(axis=1)
     phy2log = np.concatenate([np.tile(np.arange(experts), (rows, 1)), extra], axis=1)
     return torch.from_numpy(phy2log), torch.from_numpy(count)
