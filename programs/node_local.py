@@ -1,10 +1,10 @@
 """Every expert group on one node: DeepSeek's hierarchical policy in a millisecond, on a forecast.
 
 Groups are packed to nodes, hot experts get further replicas within their node, and replicas are
-packed to the node's GPUs. Where loads of a group rise and fall together, each round of dealing is
-of one group, so that its replicas come to lie apart. Loads are forecast as in
-`programs/balanced.py`. One row of every array is one node of one layer; where nodes do not divide
-the groups all is one node.
+dealt to the node's GPUs in rounds, or one by one where hot experts stand alone. Where loads of a
+group rise and fall together, each round is of one group, so that its replicas come to lie apart.
+Loads are forecast as in `programs/balanced.py`. One row of every array is one node of one layer;
+where nodes do not divide the groups all is one node.
 
 Source: https://github.com/deepseek-ai/EPLB (hierarchical). Lineage: docs/lineage.md. Not covered:
 which experts of different groups run hot together.
@@ -20,6 +20,9 @@ import torch
 DECAYS = np.array([0.0, 0.3, 0.5, 0.7, 0.85, 0.95])
 DOUBTS = np.array([0.06, 0.03, 0.0, 0.03, 0.06, 0.09])
 MEMORY, TOGETHER = 48, 2
+# Unevenness that dealing one by one may mend: of all and of one slot; and of all with groups apart,
+# where less than one slot a GPU is spare, so that hot experts stand alone, and elsewhere.
+UNEVEN, UNEVEN_APART = (0.02, 0.1), (0.05, 0.2)
 
 
 def sort_labelled(value, label):
@@ -38,30 +41,40 @@ def sort_labelled(value, label):
 
 
 def replicate(load, spare):
-    """Give spare replicas to the largest claims load / replicas of ``load`` [rows, experts].
+    """Spend spare replicas on the largest claims load / replicas of ``load`` [rows, experts].
 
-    Returns the loads of all replicas, ascending, and their labels, expert * most + number, [rows,
-    slots] each, and the replicas of each expert [rows, experts], ``most`` at most.
+    Returns the replicas of each expert [rows, experts]; and of those spent their experts and which
+    of its replicas each is, from 1 on, [rows, spare] each.
     """
-    rows, experts = load.shape
-    hot = min(experts, spare)
+    experts = load.shape[1]
     # Of the claims the expert of rank r can win spare / r: ascending rank and descending divisor
     # of each, so that of claims too close to tell apart an expert wins the earlier one.
-    chances = spare // np.arange(1, hot + 1)
-    rank = np.repeat(np.arange(experts - 1, experts - 1 - hot, -1), chances)
-    number = (np.repeat(chances.cumsum(), chances) - np.arange(len(rank))).astype(np.int32)
+    chances = spare // np.arange(1, min(experts, spare) + 1)
+    rank = experts - 1 - np.repeat(np.arange(len(chances)), chances)
+    number = np.repeat(chances.cumsum(), chances) - np.arange(len(rank))
     hottest, start = load.copy(), np.arange(0, load.size, experts)[:, None]
     expert = sort_labelled(hottest, np.arange(experts, dtype=np.int32))
     claim = hottest.take(rank, axis=1) / number.astype(np.float32)
     chosen = sort_labelled(claim, np.arange(len(rank), dtype=np.int32))[:, len(rank) - spare :]
-    expert, number = expert.take(rank.take(chosen) + start), number.take(chosen)
+    expert = expert.take(rank.take(chosen) + start)
     count = 1 + np.bincount((expert + start).ravel(), minlength=load.size).reshape(load.shape)
-    load, most = load / count.astype(np.float32), int(count.max())
-    first = np.broadcast_to(np.arange(0, experts * most, most, dtype=np.int32), load.shape)
-    label = np.concatenate((first, expert * most + number), axis=1)
-    load = np.concatenate((load, load.take(expert + start)), axis=1)
+    return count, expert, number.take(chosen)
+
+
+def replicas(load, count, expert, number):
+    """Return the loads of all replicas, ascending, and their labels, expert * most + number.
+
+    load: [rows, experts], and what `replicate` returned; ``most`` is the largest count.
+    """
+    (rows, experts), most = load.shape, count.max()
+    load = load / count.astype(np.float32)
+    label = np.empty((rows, experts + expert.shape[1]), dtype=np.int32)
+    label[:, :experts] = np.arange(experts) * most
+    label[:, experts:] = expert * most + number
+    more = load.take(expert + np.arange(0, load.size, experts)[:, None])
+    load = np.concatenate((load, more), axis=1)
     order = sort_labelled(load, np.arange(load.shape[1], dtype=np.int32))
-    return load, label.take(order + np.arange(0, load.size, load.shape[1])[:, None]), count
+    return load, label.take(order + np.arange(0, load.size, load.shape[1])[:, None])
 
 
 class History:
@@ -120,84 +133,68 @@ class History:
 history = History(0, 0)
 
 
-def deal(load, group, num_packs, whole):
-    """Give every pack one item a round, the lightest pack the heaviest; a round is of one group.
+def deal(load, group, num_packs, uneven):
+    """Return the cell of the item in every place of equal packs, [capacity, packs, rows].
 
-    load, group: [rows, items], ascending by load; ``whole``: items may be far heavier than others
-    Returns the items' slots, pack * capacity + round.
+    load, group: [rows, items], float32, ascending, and int32. Rounds are of one group as far as
+    possible, unless that leaves the heaviest pack ``uneven`` of the mean above the least.
     """
-    rows, items = load.shape
-    capacity, row, bits = items // num_packs, np.arange(rows)[:, None], items.bit_length()
-    # Two slots a pack are for a heavy and a light item, whatever their groups.
-    group = group << bits if capacity > 2 else 0 * group
-    item = group | np.arange(items - 1, -1, -1, dtype=np.int32)
+    items, bits = load.shape[1], (load.shape[1] - 1).bit_length()
+    item = group << bits | np.arange(items, dtype=np.int32)
     item.sort(axis=1)
-    item = items - 1 - (item & (1 << bits) - 1).reshape(rows, capacity, num_packs)
-    item.sort(axis=2)
-    item = item + row[:, :, None] * items
-    # Rounds of widely different loads come first, so that the others can make them good.
-    rounds = load.take(item)
-    order = (rounds[:, :, 0] - rounds[:, :, -1]).argsort(axis=1)
-    pack = np.arange(num_packs, dtype=np.int32)
-    total = np.zeros((rows, num_packs), dtype=np.float32)
-    slot = np.empty(load.shape, dtype=np.int64)
-    for turn, chosen in enumerate(item[row, order].transpose(1, 0, 2)[:, :, ::-1]):
-        slot.ravel()[chosen] = pack * capacity + turn
-        total += load.take(chosen)
-        pack = sort_labelled(total, pack)
-    if whole and capacity > 2:
-        rounds = rounds[row, order]
-        usual = rounds.mean(axis=2)
-        # Of one more item than usual, what the lighter ones of the rounds to come do not make good.
-        less = usual - rounds[:, :, 0]
-        over = rounds[:, :, -1] - usual - less[:, ::-1].cumsum(axis=1)[:, ::-1] + less
-        far = np.flatnonzero(over.max(axis=1) > 0.05 * usual.sum(axis=1))
-        if len(far):
-            slot[far] = deal_from_both_ends(load[far], num_packs)
-    return slot
+    cell, total = deal_rounds(load, item & (1 << bits) - 1, num_packs)
+    mean, hottest = total.mean(axis=1), total.max(axis=1)
+    # No pack with the heaviest item can have less.
+    least = np.maximum(load[:, -1] + load[:, : len(cell) - 1].sum(axis=1), mean)
+    row = np.flatnonzero(hottest > least + uneven * mean)
+    if len(row) and len(cell) > 2:
+        other, total = deal_singly(load[row], num_packs)
+        other += (row - np.arange(len(row))) * items
+        better = total.max(axis=1) < hottest[row]
+        cell[:, :, row[better]] = other[:, :, better]
+    return cell
 
 
-def deal_from_both_ends(load, num_packs):
-    """Deal as `deal`, but packs that a heavy item would take too far take a light one instead.
+def deal_singly(load, num_packs):
+    """Deal as `deal_rounds`, but the heaviest item left to the pack that is to be the lightest.
 
-    Too far is above the mean even if items between the usual and the lightest followed. Packs that
-    are too heavy in any case are set aside: the k-th heaviest item, the k-th block of the lightest.
+    That is, if all room left took the mean of the items left: light ones are for those with heavy.
     """
     rows, items = load.shape
-    capacity = items // num_packs
-    row, rank, ends = np.arange(rows), np.arange(num_packs), np.arange(items)
-    start = row * items
-    sums = np.zeros((rows, items + 1))
-    load.cumsum(axis=1, dtype=np.float64, out=sums[:, 1:])
-    block = 1 + ends % (capacity - 1) + ends // (capacity - 1) * capacity
-    slot = np.where(ends < items - num_packs, block, (items - 1 - ends) * capacity)
-    slot = np.tile(slot, (rows, 1))
-    alone = np.diff(sums[:, : items - num_packs + 1 : capacity - 1], axis=1)
-    alone += load[:, : -num_packs - 1 : -1]
-    means = (sums[:, -1:] - alone.cumsum(axis=1) + alone) / np.arange(num_packs, 0, -1)
-    aside = (alone > means)[:, :-1].cumprod(axis=1).sum(axis=1)
-    mean, packs = means[row, aside], num_packs - aside
-    waits = np.flatnonzero(rank >= packs[:, None])
-    pack = (rank + aside[:, None]) % num_packs
-    total = np.where(rank < packs[:, None], np.float32(0), np.float32(1e30))
-    # Items first to last - 1 of a row are left; so many packs take light ones in this round.
-    first, last, light = aside * (capacity - 1), items - aside, 0 * aside
-    for left in range(capacity - 1, -1, -1):
-        heavy = rank < (packs - light)[:, None]
-        ends = np.where(heavy, (start + last)[:, None], (start + first + packs)[:, None])
-        item = ends - rank - 1
-        item.ravel()[waits] = start[waits // num_packs]
-        slot.ravel()[item] = pack * capacity + (capacity - 1 - left)
-        total += load.ravel()[item]
+    start = np.arange(0, rows * num_packs, num_packs)
+    total = np.zeros((rows, num_packs), dtype=np.float32)
+    room = np.full(total.shape, items // num_packs, dtype=np.float32)
+    mean = load.cumsum(axis=1) / np.arange(1, items + 1, dtype=np.float32)
+    packs, rounds = np.empty((2, items, rows), dtype=np.int64)
+    for item in range(items - 1, -1, -1):
+        pack = packs[item] = (total + room * mean[:, item, None]).argmin(axis=1) + start
+        left = rounds[item] = room.ravel()[pack] - 1
+        room.ravel()[pack] = left
+        total.ravel()[pack] += np.where(left > 0, load[:, item], np.inf)
+    cell = np.empty((items // num_packs, num_packs, rows), dtype=np.int64)
+    cell[rounds, packs - start, np.arange(rows)] = np.arange(load.size).reshape(rows, items).T
+    return cell, load.take(cell).sum(axis=0).T
+
+
+def deal_rounds(load, item, num_packs):
+    """Deal every pack one item of a round, the heaviest to the lightest; return cells and loads.
+
+    item: [rows, items], round by round. Rounds of widely different loads come first, so that the
+    others can make them good.
+    """
+    rows, items = load.shape
+    item = np.sort(item.reshape(rows, items // num_packs, num_packs), axis=2)
+    item = item + np.arange(0, load.size, items)[:, None, None]
+    heavy, row = load.take(item), np.arange(rows)
+    order = (heavy[:, :, 0] - heavy[:, :, -1]).argsort(axis=1).T
+    pack, place = np.arange(num_packs, dtype=np.int32), row[:, None]
+    total = np.zeros((rows, num_packs), dtype=np.float32)
+    cell = np.empty((len(order), num_packs, rows), dtype=np.int64)
+    for slots, each in zip(cell, item[row, order, ::-1]):
+        slots.ravel()[pack * rows + place] = each
+        total += load.take(each)
         pack = sort_labelled(total, pack)
-        first, last, light = first + light, last - packs + light, 0 * aside
-        if left > 1:
-            after = last - packs
-            usual = (sums[row, after] - sums[row, first]) / ((left - 1) * packs)
-            most = mean - load[row, after] - (left - 1) * (usual + load[row, first]) / 2
-            light = np.count_nonzero(total > most[:, None], axis=1) - aside
-    slot[aside > 0, 0] = 1  # Packs that wait seemed to take it.
-    return slot
+    return cell, total
 
 
 def groups_by_node(load, num_nodes):
@@ -206,22 +203,22 @@ def groups_by_node(load, num_nodes):
     Returns layer * groups + group of each, node after node, [layers * groups].
     """
     layers, groups = load.shape
-    size, row = groups // num_nodes, np.arange(layers)
-    item = load.argsort(axis=1).reshape(layers, size, num_nodes)
-    # Heavy and light ones meet, and two a node can be no better.
-    item[:, 1::2] = item[:, 1::2, ::-1]
-    item = item.transpose(0, 2, 1).reshape(layers, groups) + row[:, None] * groups
-    if num_nodes == 1 or size <= 2:
-        return item.ravel()
-    one, other = np.triu_indices(groups, 1)
-    for _ in range(2):
-        # The swap that most lowers the sum of squares.
+    start = np.arange(0, load.size, groups)[:, None]
+    ascending = load.argsort(axis=1) + start
+    if num_nodes == 1:
+        return ascending.ravel()
+    cell = deal(load.take(ascending), np.zeros(load.shape, np.int32), num_nodes, 0)
+    item = ascending.take(np.sort(cell.T, axis=2)).reshape(layers, groups)
+    size = groups // num_nodes
+    if size > 2:
+        # The swap that most lowers the sum of squares; two a node can be no better.
+        one, other = np.triu_indices(groups, 1)
         share = load.take(item)
         total = share.reshape(layers, num_nodes, size).sum(axis=2)
         apart = share[:, one] - share[:, other]
         gain = apart * (total[:, one // size] - total[:, other // size] - apart)
         best = gain.argmax(axis=1)
-        better = np.flatnonzero(gain[row, best] > 0)
+        better = np.flatnonzero(gain.max(axis=1) > 0)
         pair = np.stack((one, other))[:, best[better]]
         item[better, pair] = item[better, pair[::-1]]
     return item.ravel()
@@ -249,22 +246,26 @@ def rebalance_experts(weight, num_replicas, num_groups, num_nodes, num_gpus):
     # The expert at each place, node after node, counted through all layers.
     expert = (group[:, None] * size + np.arange(size)).ravel()
 
-    load, held, count = replicate(load.take(expert).reshape(-1, local), spare // num_nodes)
-    most, start = int(count.max()), np.arange(0, layers * experts, local)[:, None]
-    group = held // (most * (size if apart > TOGETHER * chance else local))
-    slot = deal(load, group, num_gpus // num_nodes, spare < num_gpus)
-    node = np.arange(0, num_replicas, num_replicas // num_nodes)[:, None]
-    slot = (slot.reshape(layers, num_nodes, -1) + node).reshape(slot.shape)
-    place, before = held // most, np.arange(layers).repeat(num_nodes)[:, None]
-    chosen, number = expert.take(place + start), held - place * most
-    at = slot + before * num_replicas, chosen * most + number, chosen - before * experts, slot
-    cell, label, chosen, slot = (torch.from_numpy(each.ravel()) for each in at)
-    phy2log = torch.empty_like(cell).scatter_(0, cell, chosen)
-    log2phy = torch.full((layers * experts * most,), -1).scatter_(0, label, slot)
-    logcnt = np.empty(layers * experts, dtype=np.int64)
-    logcnt[expert] = count.ravel()
-    logcnt = torch.from_numpy(logcnt).view(layers, experts)
-    return phy2log.view(layers, -1), log2phy.view(layers, experts, most), logcnt
+    load = load.take(expert).reshape(-1, local)
+    count, *spares = replicate(load, spare // num_nodes)
+    most = int(count.max())
+    load, label = replicas(load, count, *spares)
+    together = apart > TOGETHER * chance and num_replicas > 2 * num_gpus
+    uneven = min(UNEVEN[0], UNEVEN[1] * num_gpus / num_replicas)
+    if together:
+        uneven = UNEVEN_APART[spare >= num_gpus]
+    group = label // np.int32(most * (size if together else local))
+    cell = deal(load, group, num_gpus // num_nodes, uneven)
+    held = label.take(cell).T.reshape(len(load), -1)
+    place = held // np.int32(most) + np.arange(0, layers * experts, local)[:, None]
+    phy2log = expert.take(place).reshape(layers, num_replicas)
+    phy2log -= np.arange(0, layers * experts, experts)[:, None]
+    label = torch.from_numpy(phy2log * most + (held % np.int32(most)).reshape(phy2log.shape))
+    log2phy = torch.full((layers, experts * most), -1)
+    log2phy.scatter_(1, label, torch.arange(num_replicas).expand(layers, -1))
+    logcnt = np.empty((layers, experts), dtype=np.int64)
+    logcnt.ravel()[expert] = count.ravel()
+    return torch.from_numpy(phy2log), log2phy.view(layers, -1, most), torch.from_numpy(logcnt)
 
 
 # EVOLVE-BLOCK-END

@@ -1,4 +1,7 @@
-"""No balancer that places freely is behind greedy replication and LPT on the window seen."""
+"""No balancer that places freely is behind greedy replication and LPT on the window seen.
+
+On one node `programs/node_local.py` places freely too. `pytest tests/programs/test_greedy.py`
+"""
 
 from __future__ import annotations
 
@@ -50,4 +53,29 @@ def test_very_hot_experts_are_replicated_and_packed_as_by_greedy_and_lpt(name, e
     windows = np.rint(1000 * (1 + rng.pareto(1.0, size=(1, 16, experts)))).astype(np.int64)
     windows[0, 8:, 3] *= 1000
     wanted = reference_balancedness(windows, deployment)
-    assert same_window(name, windows, deployment) >= wanted - 0.015
+    assert same_window(name, windows, deployment) >= wanted - (0.015 if name == "steady" else 0.001)
+
+
+def hot_few(rng, shape):
+    """Log-normal loads, but one to three experts are up to 60 times as hot."""
+    load = np.exp(rng.normal(scale=0.5, size=shape))
+    load[..., : rng.integers(1, 4)] *= rng.uniform(2, 60)
+    return load
+
+
+def pareto(rng, shape):
+    return 1 + rng.pareto(rng.uniform(1, 3), size=shape)
+
+
+@pytest.mark.parametrize("name", ["balanced", "node_local"])
+@pytest.mark.parametrize("loads", [hot_few, pareto])
+@pytest.mark.parametrize("gpus", [2, 5, 10, 32])
+@pytest.mark.parametrize("spare", [0, 1, 4])
+def test_hot_experts_that_stand_alone_go_with_light_ones(name, loads, gpus, spare):
+    """Where GPUs hold many slots, of which none, one or a few are spare; small problems too."""
+    rng = np.random.default_rng([3, gpus, spare])
+    for slots in (6, 9):
+        windows = np.rint(1000 * loads(rng, (1, 16, slots * gpus))).astype(np.int64)
+        deployment = Deployment((slots + spare) * gpus, 1, 1, gpus)
+        wanted = reference_balancedness(windows, deployment)
+        assert same_window(name, windows, deployment) >= wanted - 0.003

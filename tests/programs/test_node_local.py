@@ -8,8 +8,18 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from eplb.placement import Deployment
-from tests.programs.judging import V3, answer, drifting, fresh, next_window, same_window, swinging
+from eplb.placement import Deployment, ExpertPlacement
+from eplb.reference import place_by_node
+from tests.programs.judging import (
+    V3,
+    answer,
+    drifting,
+    fresh,
+    judged,
+    next_window,
+    same_window,
+    swinging,
+)
 
 SEVERAL_GROUPS_A_NODE = [Deployment(264, 8, 1, 8), Deployment(272, 8, 2, 16), V3]
 NO_SPARE_SLOTS, ONE_GROUP_A_NODE = Deployment(256, 8, 4, 32), Deployment(320, 8, 8, 64)
@@ -22,6 +32,35 @@ def test_node_local_balances_as_well_as_the_seed(deployment):
     windows = drifting(3, seed=4, noise=0.2)
     seed = same_window("initial", windows, deployment)
     assert same_window("node_local", windows, deployment) >= seed - 0.003
+
+
+@pytest.mark.parametrize("skew", ["a few hot", "pareto"])
+@pytest.mark.parametrize(
+    "deployment",
+    [
+        Deployment(28, 4, 2, 4),
+        Deployment(100, 6, 2, 10),
+        Deployment(108, 6, 3, 12),
+        Deployment(304, 16, 4, 16),
+        Deployment(108, 12, 3, 9),
+    ],
+    ids=str,
+)
+@pytest.mark.parametrize("spare", [0, 1])
+def test_hot_groups_and_experts_go_with_light_ones(skew, deployment, spare):
+    """On no node, and on no GPU of it, worse than LPT of groups, greedy replication and LPT."""
+    rng = np.random.default_rng(deployment.num_replicas)
+    experts = deployment.num_replicas - spare * deployment.num_gpus
+    experts -= experts % deployment.num_groups
+    load = np.exp(rng.normal(scale=0.5, size=(16, experts)))
+    load[:, rng.integers(0, experts, 3)] *= 30
+    if skew == "pareto":
+        load = 1 + rng.pareto(1.5, size=load.shape)
+    window = np.rint(1000 * load).astype(np.int64)
+    reference = ExpertPlacement.from_phy2log(place_by_node(window, deployment), experts)
+    placements = [answer(fresh("node_local"), window, deployment, local=True), reference]
+    ours, wanted = judged(placements, np.array([window, window]), deployment, "even")
+    assert ours >= wanted - 0.003
 
 
 @pytest.mark.parametrize("deployment", SEVERAL_GROUPS_A_NODE, ids=str)
