@@ -18,14 +18,17 @@ def balanced_packing(weight, num_packs):
     heaviest_first = np.argsort(-heaviness, axis=1)
     heaviest_first += np.arange(0, rows * items, num_packs)[:, None]
     sorted_weight = heaviness.ravel()[heaviest_first].reshape(rows, bags, num_packs)
-    heaviest_first = heaviest_first.reshape(rows, bags, num_packs)
-    row = np.arange(rows)
-    load = np.zeros((rows, num_packs), dtype=np.float32)
-    pack_index = np.empty((rows, items), dtype=np.int64)
     # Uneven bags come first, so that even ones can make them good.
-    for bag in np.argsort(sorted_weight[:, :, -1] - sorted_weight[:, :, 0], axis=1).T:
-        lightest_first = np.argsort(load, axis=1)
-        pack_index.ravel()[heaviest_first[row, bag]] = lightest_first
-        load[row[:, None], lightest_first] += sorted_weight[row, bag]
+    order = np.argsort(sorted_weight[:, :, -1] - sorted_weight[:, :, 0], axis=1).T
+    order += np.arange(0, rows * bags, bags)
+    dealt = heaviest_first[order]
+    start = np.arange(0, rows * num_packs, num_packs)[:, None]
+    load = np.zeros((rows, num_packs), dtype=np.float32)
+    pack = np.empty((bags, rows, num_packs), dtype=np.int64)
+    for bag, each in enumerate(heaviness.ravel()[dealt]):
+        pack[bag] = np.argsort(load, axis=1)
+        load.ravel()[pack[bag] + start] += each
+    pack_index = np.empty((rows, items), dtype=np.int64)
+    pack_index.ravel()[dealt] = pack
     rank_in_pack = np.tile(np.arange(items) // num_packs, (rows, 1))
     return torch.from_numpy(pack_index), torch.from_numpy(rank_in_pack)
