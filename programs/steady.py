@@ -17,8 +17,8 @@ import torch
 # how much larger than others claims are that come first.
 CLEARLY, HALVINGS, MUCH = 1.05, 8, 1.25
 # Where GPUs hold so few slots, less than one of them spare, all but the heaviest are placed anew;
-# what it is worth in mean GPU loads that they stay, and how much more that an expert's are parted.
-FEW, STAY, PARTED = 6, 0.1, 100
+# what it is worth, in mean GPU loads, that they stay, and that replicas of an expert are parted.
+FEW, STAY, PARTED = 6, 0.1, 0.01
 # Weight of a group's load against that of all, where squares are summed; the most told apart.
 APART, GROUPS = np.float32(0.32), 8
 # Rounds of swaps, and the least gain of one, half the fall of squared load over the mean's square:
@@ -119,10 +119,11 @@ class Placement:
         load, clearly = load.reshape(self.layers, -1), np.float32(CLEARLY)
         spare, held = self.slots - self.experts, np.float32(self.count - 1).reshape(load.shape)
         extra = 0 * held
-        low, high = np.zeros((self.layers, 1), np.float32), 2 * load.max(axis=1, keepdims=True)
-        # The least claim that is met lies between them, and is small where many slots are spare.
-        for _ in range(HALVINGS + 8 * (spare // self.experts // 5).bit_length()):
-            least = (low + high) / 2
+        # The least claim that is met lies between them, however hot a few experts are.
+        low = load.sum(axis=1, keepdims=True) / self.slots
+        high = low * (clearly * self.slots / max(spare, 1))
+        for _ in range(HALVINGS):
+            least = np.sqrt(low) * np.sqrt(high)
             most = load / least
             met = np.minimum(np.maximum(held, np.floor(most)), np.floor(most * clearly))
             fits = met.sum(axis=1, keepdims=True) <= spare
@@ -159,12 +160,12 @@ class Placement:
         """Fill free slots: the heaviest replica left goes where load and free slots are least.
 
         A free slot counts as the mean of the replicas left: those that hot ones leave room for.
-        load: [layers * experts], here in units of STAY; free: [slots of a GPU, layers * gpus]
+        load: [layers * experts], in any unit; free: [slots of a GPU, layers * gpus]
         """
         (size, columns), layers, gpus = self.held.shape, self.layers, self.gpus
-        replica = (load * (gpus / self.experts / STAY) / self.count).astype(np.float32)
-        near = np.zeros((len(load), gpus), dtype=np.int8)
-        near[self.held[free], free.nonzero()[1] % gpus] = -1
+        replica = (load * (gpus / self.experts) / self.count).astype(np.float32)
+        near = np.zeros((len(load), gpus), dtype=np.float32)
+        near[self.held[free], free.nonzero()[1] % gpus] = -STAY
         kept, gpu = self.held[~free], (~free).nonzero()[1]
         near[kept, gpu % gpus] = PARTED
         # Load on each GPU, and apart from it that of each group.
@@ -198,7 +199,7 @@ class Placement:
             rest[row] -= heavy
 
     def swap(self, columns):
-        """Let hot and cool GPUs swap replicas, in layers where that goes on to be worthwhile.
+        """Let hot and cool GPUs swap replicas, after the first window only where that goes on.
 
         columns: [columns, layers * experts], loads of one replica, whose squares are summed
         """
@@ -214,7 +215,7 @@ class Placement:
             total[:, here % total.shape[1]] -= give
             total[:, there % total.shape[1]] += give
             held[here], held[there] = held[there], held[here]
-            layer = np.unique(here % total.shape[1] // self.gpus)
+            layer = layer if first else np.unique(here % total.shape[1] // self.gpus)
 
     def worthwhile_swaps(self, items, total, layer, least):
         """Find slots to swap, of each of the hottest GPUs with the best of several cool ones.
@@ -279,14 +280,13 @@ def rebalance_experts(weight, num_replicas, num_groups, num_nodes, num_gpus):
     experts, X], the slots of each expert, then -1; ``logcnt`` [layers, experts], its replicas.
     """
     global history, placement
-    layers, experts = weight.shape
-    shape = (layers, experts, num_replicas, num_gpus, num_groups)
+    shape = (*weight.shape, num_replicas, num_gpus, num_groups)
     if placement is None or placement.shape != shape:
-        history, placement = History(layers, experts), Placement(shape)
+        history, placement = History(*weight.shape), Placement(shape)
     columns = history.columns(history.add(weight.to("cpu", torch.float32).numpy()))
     placement.repair(np.maximum(columns[0], 1e-30))
     # Loads of one replica in units of the mean GPU load.
-    columns = columns / placement.count.astype(np.float32) * np.float32(num_gpus / experts)
+    columns = columns / placement.count.astype(np.float32) * np.float32(num_gpus / weight.shape[1])
     if num_groups > 1:
         own = placement.group == np.arange(placement.groups)[:, None]
         columns = np.concatenate((columns, columns[0] * own * APART))
