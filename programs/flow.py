@@ -20,9 +20,9 @@ DECAYS = np.array([0.0, 0.3, 0.5, 0.7, 0.85, 0.95])
 DOUBTS = np.array([0.06, 0.03, 0.0, 0.03, 0.06, 0.09])
 # Windows remembered, patterns of deviation heeded, and windows that show them well.
 MEMORY, PATTERNS, TRUSTED = 48, 3, 5
-# The power by which claims fall, what it gains where spare slots double, and parts of a GPU's mean
-# load: replicas above the first claim it all, above the second are no part of the ring.
-POWER, MORE, HOT, FULL = 1.2, 0.4, 0.6, 0.8
+# The power by which claims fall, and what it gains where spare slots double. Replicas above so many
+# times a slot's mean load claim it all, above this part of a GPU's are no part of the ring.
+POWER, MORE, HOT, FULL = 1.2, 0.4, 4, 0.8
 # Strides of further laps; slots of a GPU from which on groups have rounds of their own; unevenness
 # that dealing one by one may mend, and after one window with such rounds.
 GOLDEN, ROUNDS, UNEVEN = 0.382, 5, (0.01, 0.2)
@@ -263,7 +263,7 @@ def rebalance_experts(weight, num_replicas, num_groups, num_nodes, num_gpus):
     columns = history.add(weight.to("cpu", torch.float32).numpy(), 0 if spare else PATTERNS)
     load = np.maximum(columns[0], 1e-30)  # Zero has no mantissa to carry a label.
     # A ring that is not closed has no replicas left for the hottest.
-    cool = load.sum(axis=1, keepdims=True) * (HOT / num_gpus if spare >= num_gpus else np.inf)
+    cool = load.sum(axis=1, keepdims=True) * (HOT / num_replicas if spare >= num_gpus else np.inf)
     expert = sort_labelled(load, np.arange(experts, dtype=np.int32))
     count = replicate(load, spare, POWER + MORE * np.log2(max(1, spare / num_gpus)), cool)
     load /= count

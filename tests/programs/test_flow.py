@@ -55,11 +55,11 @@ def of_one_hot_expert(experts: int, times: float) -> np.ndarray:
 
 
 @pytest.mark.parametrize(
-    "deployment", [Deployment(384, 1, 1, 32), Deployment(360, 1, 1, 40)], ids=str
+    ("experts", "slots", "gpus"), [(240, 384, 32), (240, 360, 40), (256, 320, 32), (264, 396, 33)]
 )
-def test_flow_gives_an_expert_that_stands_alone_the_replicas_it_needs(deployment):
+def test_flow_gives_an_expert_that_stands_alone_the_replicas_it_needs(experts, slots, gpus):
     """Flatter counts than greedy ones would leave its replicas' GPUs the hottest."""
-    windows = of_one_hot_expert(240, 60)
+    windows, deployment = of_one_hot_expert(experts, 60), Deployment(slots, 1, 1, gpus)
     greedy = reference_balancedness(windows, deployment, "lp")
     assert same_window("flow", windows, deployment, "lp") >= greedy - 0.003
 
