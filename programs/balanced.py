@@ -7,8 +7,7 @@ slots a GPU many counts are tried. Replicas are dealt to GPUs in rounds, each of
 where groups rise together, or one by one where hot experts stand alone; then pairs of GPUs swap
 those that most lower squared loads over the forecast and the main deviations from it.
 
-Sources: https://github.com/deepseek-ai/EPLB for replication and LPT; deviations are principal
-components, used as scenarios. Lineage: docs/lineage.md. Not covered: trends, nodes.
+Source: https://github.com/deepseek-ai/EPLB. Lineage: docs/lineage.md. Not covered: trends, nodes.
 """
 
 import numpy as np
@@ -22,9 +21,9 @@ DOUBTS = np.array([0.03, 0.0, 0.03, 0.06, 0.09, 0.12])
 # Windows remembered, how many times as far apart as usual those of one regime may be, patterns
 # heeded, and windows that show them well.
 MEMORY, ALIKE, PATTERNS, TRUSTED = 48, 2.5, 3, 5
-# How many times as far apart as by chance groups are whose loads rise together; slots of a GPU from
-# which on they have own rounds, and up to which swaps part halves of them; how far halves may rise.
-TOGETHER, ROUNDS, SWAPS, RISE = 2, 5, 6, 0.08
+# How much further apart than by chance groups are that rise together, experts cut off at a load;
+# slots of a GPU from which on groups have own rounds, to which swaps part halves; a half's rise.
+TOGETHER, HOT, ROUNDS, SWAPS, RISE = 2, 3, 5, 6, 0.08
 # Unevenness that dealing one by one may mend: of all, of one slot, and of all with groups apart.
 UNEVEN = (0.02, 0.1, 0.2)
 # Slots of a GPU up to which counts are searched, turns and replicas to pack at most; ways tried in
@@ -132,7 +131,7 @@ class History:
         return self.forecasts[(self.errors + DOUBTS).argmin(), : self.windows]
 
     def columns(self, weight):
-        """Forecast and main patterns of deviation from it: [1 + patterns, layers, experts]."""
+        """Forecast and principal components of errors: [1 + patterns, layers, experts]."""
         used = weight > 1e-4
         windows = np.count_nonzero(used)
         if windows == 1:
@@ -270,9 +269,10 @@ def rebalance_experts(weight, num_replicas, num_groups, num_nodes, num_gpus):
     claim = search(load, spare, num_gpus, turns) if turns else load
     logcnt, *spares = replicate(claim, spare)
     most = int(logcnt.max())
-    mean = load.reshape(-1, size := experts // num_groups).mean(axis=1)
-    apart, chance = mean @ mean / mean.size - 1, (np.square(load).mean() - 1) / size
-    groups = num_groups if apart > TOGETHER * chance else 1
+    heat = np.minimum(load, HOT)
+    mean = heat.reshape(layers, num_groups, -1).mean(axis=2)
+    chance = (np.square(heat).mean() - np.square(mean.mean(axis=1)).mean()) * num_groups / experts
+    groups = num_groups if mean.var(axis=1).mean() > TOGETHER * chance else 1
     rounds = groups if num_replicas >= ROUNDS * num_gpus else 1
     # Hot experts that stand alone matter more than groups where several windows show them.
     apart = rounds > 1 and (spare or len(columns) == 1)

@@ -15,11 +15,11 @@ import torch
 
 # EVOLVE-BLOCK-START
 # How much less a window counts in the forecast than the one after it, and how much smaller errors
-# must be than those of the third, the usual choice; windows remembered; how many times as far apart
-# as by chance groups are whose loads rise together.
+# must be than those of the third, the usual choice; windows remembered; how much further apart than
+# by chance groups are that rise together, experts cut off at a load.
 DECAYS = np.array([0.0, 0.3, 0.5, 0.7, 0.85, 0.95])
 DOUBTS = np.array([0.06, 0.03, 0.0, 0.03, 0.06, 0.09])
-MEMORY, TOGETHER = 48, 2
+MEMORY, TOGETHER, HOT = 48, 2, 3
 # Unevenness that dealing one by one may mend: of all and of one slot; and of all with groups apart,
 # where less than one slot a GPU is spare, so that hot experts stand alone, and elsewhere.
 UNEVEN, UNEVEN_APART = (0.02, 0.1), (0.05, 0.2)
@@ -241,7 +241,9 @@ def rebalance_experts(weight, num_replicas, num_groups, num_nodes, num_gpus):
     size, local, spare = experts // num_groups, experts // num_nodes, num_replicas - experts
     by_group = load.reshape(layers, num_groups, size).sum(axis=2)
     # How far groups are apart, and would be if experts were popular each for itself.
-    apart, chance = np.square(by_group / size).mean() - 1, (np.square(load).mean() - 1) / size
+    heat = np.minimum(load, HOT)
+    mean = heat.reshape(layers, num_groups, size).mean(axis=2)
+    chance = (np.square(heat).mean() - np.square(mean.mean(axis=1)).mean()) / size
     group = groups_by_node(by_group, num_nodes)
     # The expert at each place, node after node, counted through all layers.
     expert = (group[:, None] * size + np.arange(size)).ravel()
@@ -250,7 +252,7 @@ def rebalance_experts(weight, num_replicas, num_groups, num_nodes, num_gpus):
     count, *spares = replicate(load, spare // num_nodes)
     most = int(count.max())
     load, label = replicas(load, count, *spares)
-    together = apart > TOGETHER * chance and num_replicas > 2 * num_gpus
+    together = mean.var(axis=1).mean() > TOGETHER * chance and num_replicas > 2 * num_gpus
     uneven = min(UNEVEN[0], UNEVEN[1] * num_gpus / num_replicas)
     if together:
         uneven = UNEVEN_APART[spare >= num_gpus]

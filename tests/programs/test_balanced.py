@@ -47,6 +47,18 @@ def test_balanced_keeps_groups_apart_that_rise_together(deployment):
     assert (next_window("balanced", windows, deployment) - alone).mean() >= 0.01
 
 
+@pytest.mark.parametrize(
+    "deployment", [V3, Deployment(320, 8, 8, 64), Deployment(384, 8, 1, 32)], ids=str
+)
+def test_a_few_hot_experts_hide_no_groups_that_rise_together(deployment):
+    """They have replicas, and all other experts of their groups are as before."""
+    windows = drifting(8, seed=14, noise=0.2, layers=12)
+    windows[..., [5, 42, 79, 116]] *= 20
+    windows = swung(windows, seed=14, scale=0.5)
+    alone = next_window("balanced", windows, replace(deployment, num_groups=1))
+    assert (next_window("balanced", windows, deployment) - alone).mean() >= 0.01
+
+
 def test_balanced_places_groups_that_do_not_rise_together_as_if_there_were_none():
     windows = drifting(8, seed=15, noise=0.2, layers=12)
     told, untold = fresh("balanced"), fresh("balanced")
