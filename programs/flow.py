@@ -288,8 +288,9 @@ def rebalance_experts(weight, num_replicas, num_groups, num_nodes, num_gpus):
     label = torch.from_numpy(label.astype(np.int64))
     slots = torch.arange(num_replicas).expand(layers, -1)
     log2phy = torch.full((layers, experts << bits), -1).scatter_(1, label, slots)
-    log2phy = log2phy.view(layers, experts, -1)
-    return label >> bits, log2phy, (log2phy >= 0).sum(dim=2)
+    logcnt = np.empty_like(count)
+    logcnt[row, expert[:, :experts]] = count
+    return label >> bits, log2phy.view(layers, experts, -1), torch.from_numpy(logcnt)
 
 
 # EVOLVE-BLOCK-END
