@@ -264,14 +264,8 @@ def run_text(text):
     return space["run_eplb"]
 
 
-COMBINATIONS = list(
-    itertools.product(
-        *(
-            [part for part in PARTS if part.role == role]
-            for role in ("packing", "replication", "assembly")
-        )
-    )
-)
+ROLES = ("packing", "replication", "assembly")
+COMBINATIONS = list(itertools.product(*([p for p in PARTS if p.role == r] for r in ROLES)))
 
 
 @pytest.mark.parametrize("policy", ["hierarchical", "place_globally"])
