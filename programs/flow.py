@@ -282,8 +282,9 @@ def rebalance_experts(weight, num_replicas, num_groups, num_nodes, num_gpus):
     label = label.take(place.argsort(axis=1, kind="stable") + row * num_replicas)
     if not spare:
         cell = (label + row * experts).T.reshape(num_gpus, capacity, layers).swapaxes(0, 1)
-        held = np.concatenate((cell[None], columns.reshape(len(columns), -1).take(cell, axis=1)))
-        spread(held := held.astype(np.float32))
+        load = columns.reshape(len(columns), -1).take(cell, axis=1)
+        held = np.concatenate((cell[None].astype(np.float32), load))
+        spread(held)
         label = held[0].T.reshape(layers, -1) - row * experts
     label = torch.from_numpy(label.astype(np.int64))
     slots = torch.arange(num_replicas).expand(layers, -1)

@@ -169,11 +169,11 @@ def deal_singly(load, num_packs):
     for item in range(items - 1, -1, -1):
         pack = packs[item] = (total + room * mean[:, item, None]).argmin(axis=1) + start
         left = rounds[item] = room.ravel()[pack] - 1
-        room.ravel()[pack] = left
-        total.ravel()[pack] += np.where(left > 0, load[:, item], np.inf)
+        room.ravel()[pack] = np.where(left > 0, left, np.inf)
+        total.ravel()[pack] += load[:, item]
     cell = np.empty((items // num_packs, num_packs, rows), dtype=np.int64)
     cell[rounds, packs - start, np.arange(rows)] = np.arange(load.size).reshape(rows, items).T
-    return cell, load.take(cell).sum(axis=0).T
+    return cell, total
 
 
 def deal_rounds(load, item, num_packs):
